@@ -1,0 +1,1 @@
+"""A DeepFM click model that answers where the data is."""
