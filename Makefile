@@ -27,7 +27,7 @@ install: $(STAMP)  ## install streamfm and its tools into .venv
 $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(MAKE) --no-print-directory $(VENV)
 	@echo "installing streamfm and its tools into $(VENV): some minutes the first time"
-	@$(BIN)/python -m pip $(QUIET) install $(PIP_FLAGS) --constraint constraints.txt --editable '.[dev]'
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip $(QUIET) install $(PIP_FLAGS) --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 .PHONY: $(VENV)

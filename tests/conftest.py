@@ -1,0 +1,15 @@
+"""What holds for every test."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+# Tests train and score tiny networks: a second thread costs more than it brings, and CI's cores are busy.
+# Set before anything imports torch or numpy; child processes inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A deadline would measure the machine, not the code: the first example compiles kernels.
+settings.register_profile("streamfm", deadline=None, print_blob=True)
+settings.load_profile("streamfm")
