@@ -312,7 +312,9 @@ class FeatureSpec:
                     msg = f"features {other.name!r} and {feature.name!r} share table {feature.table!r}, not {key}"
                     raise SpecError(msg, hint=f"give both the same {key}")
             if other is not feature and "numeric" in (other.kind, feature.kind):
-                msg = f"features {other.name!r} and {feature.name!r} share table {feature.table!r}; a number has its own"
+                msg = (
+                    f"features {other.name!r} and {feature.name!r} share table {feature.table!r}; a number has its own"
+                )
                 raise SpecError(msg)
 
     @classmethod
@@ -413,7 +415,11 @@ def _check_distinct(names: Iterable[str], what: str) -> None:
     seen: dict[str, str] = {}
     for name in names:
         if other := seen.get(name.casefold()):
-            msg = f"{what} {name!r} is there twice" if other == name else f"{what}s {other!r} and {name!r} differ in case only"
+            msg = (
+                f"{what} {name!r} is there twice"
+                if other == name
+                else f"{what}s {other!r} and {name!r} differ in case only"
+            )
             raise SpecError(msg, hint="SQL does not tell upper from lower case; rename one")
         seen[name.casefold()] = name
 
