@@ -37,6 +37,11 @@ class Encoded(NamedTuple):
     ids: Ids
     weights: Weights | None
 
+    def row(self, index: int) -> Encoded:
+        """One row of it, [1, S]."""
+        part = slice(index, index + 1)
+        return Encoded(self.ids[part], None if self.weights is None else self.weights[part])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
