@@ -13,9 +13,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from streamfm.errors import DataError
 from streamfm.intervals import Estimate, mean_estimate, normal_estimate, standard_error
-from streamfm.samples import Floats, Sample, binary_sample, group_codes, number_sample
+from streamfm.samples import (
+    Floats,
+    Sample,
+    UndefinedMeasureError,
+    binary_sample,
+    group_codes,
+    number_sample,
+    run_starts,
+)
 
 # Nearest to 0 and 1 that a probability may count: float32 scores cannot tell 1 - 1e-8 from 1,
 # and one saturated score must not decide the mean of a million rows.
@@ -91,9 +98,9 @@ def estimate_auc(
     the scores separate the labels perfectly (the variance is then 0, which is no certainty).
     """
     sample = binary_sample(labels, scores, weights)
-    _require_both_labels(sample, "AUC")
+    _require_two_labels(sample, "AUC")
     order = np.argsort(sample.predictions)
-    ties = _ties(sample, order, _starts(sample.predictions[order]))
+    ties = _ties(sample, order, run_starts(sample.predictions[order]))
     positives, negatives = ties.positives.sum(), ties.negatives.sum()
     below = (np.cumsum(ties.negatives) - ties.negatives / 2) / negatives
     above = (positives - np.cumsum(ties.positives) + ties.positives / 2) / positives
@@ -118,7 +125,7 @@ def estimate_normalised_entropy(
 ) -> Estimate:
     """`normalised_entropy` with its interval by the delta method: the base rate is an estimate, too."""
     sample = binary_sample(labels, probabilities, weights, probabilities=True)
-    _require_both_labels(sample, "normalised entropy")
+    _require_two_labels(sample, "normalised entropy")
     losses = _row_losses(sample)
     rate = sample.mean(sample.labels)
     entropy = -rate * math.log(rate) - (1 - rate) * math.log1p(-rate)
@@ -156,8 +163,8 @@ def estimate_group_auc(
     """`group_auc` with the interval of a weighted mean over independent groups, clipped to [0, 1]; one sort."""
     sample = binary_sample(labels, scores, weights)
     codes, order = _grouped_order(groups, sample, rows=np.asarray(labels).shape[0])
-    group_starts = _starts(codes)
-    ties = _ties(sample, order, np.union1d(group_starts, _starts(sample.predictions[order])))
+    group_starts = run_starts(codes)
+    ties = _ties(sample, order, run_starts(codes, sample.predictions[order]))
     first_ties = np.searchsorted(ties.starts, group_starts)
     positives = np.add.reduceat(ties.positives, first_ties)
     negatives = np.add.reduceat(ties.negatives, first_ties)
@@ -167,7 +174,7 @@ def estimate_group_auc(
     both = (positives > 0) & (negatives > 0)
     if not both.any():
         message = "group AUC is undefined: no group has rows of both labels"
-        raise DataError(message)
+        raise UndefinedMeasureError(message)
     inside = won[both] / (positives * negatives)[both]
     return GroupEstimate(
         estimate=mean_estimate(inside, (positives + negatives)[both], confidence, lowest=0.0, highest=1.0),
@@ -196,18 +203,16 @@ def estimate_mean_absolute_error(
     return mean_estimate(np.abs(sample.labels - sample.predictions), sample.weights, confidence, lowest=0.0)
 
 
-def r_squared(labels: ArrayLike, predictions: ArrayLike, weights: ArrayLike | None = None) -> float:
-    """Share of the labels' variance that the predictions explain; below 0 when the mean would do better.
+def estimate_r_squared(labels: ArrayLike, predictions: ArrayLike, weights: ArrayLike | None = None) -> Estimate:
+    """Share of the labels' variance that the predictions explain, without an interval; below 0, the mean does better.
 
     Raises:
         DataError: As `number_sample`, or when all labels are equal.
     """
     sample = number_sample(labels, predictions, weights)
+    _require_two_labels(sample, "R²")
     variance = sample.mean((sample.labels - sample.mean(sample.labels)) ** 2)
-    if sample.labels.min() == sample.labels.max():
-        message = f"R² is undefined: all {len(sample.labels)} labels are {sample.labels[0]:g}"
-        raise DataError(message)
-    return 1 - sample.mean((sample.labels - sample.predictions) ** 2) / variance
+    return Estimate(value=1 - sample.mean((sample.labels - sample.predictions) ** 2) / variance)
 
 
 class _Ties(NamedTuple):
@@ -230,11 +235,6 @@ def _ties(sample: Sample, order: NDArray[np.intp], starts: NDArray[np.intp]) -> 
     return _Ties(starts, np.add.reduceat(labels * weights, starts), np.add.reduceat((1 - labels) * weights, starts))
 
 
-def _starts(values: NDArray[np.generic]) -> NDArray[np.intp]:
-    """Places in [B] sorted values where a new value begins; the first is 0."""
-    return np.flatnonzero(np.concatenate(([True], values[1:] != values[:-1])))
-
-
 def _placement_error(
     sample: Sample, order: NDArray[np.intp], ties: _Ties, placements: Floats, value: float, *, label: int
 ) -> float:
@@ -252,19 +252,19 @@ def _grouped_order(groups: ArrayLike, sample: Sample, *, rows: int) -> tuple[NDA
     members = np.flatnonzero(known)
     if len(members) == 0:
         message = "group AUC is undefined: the group of every row is NULL"
-        raise DataError(message)
+        raise UndefinedMeasureError(message)
     order = members[np.lexsort((sample.predictions[members], codes[members]))]
     return codes[order], order
 
 
 def _row_losses(sample: Sample) -> Floats:
     """[B] -ln of the probability given to the label, float64."""
-    clipped = np.clip(sample.predictions.astype(np.float64), PROBABILITY_CLIP, 1 - PROBABILITY_CLIP)
+    clipped = np.clip(sample.predictions, PROBABILITY_CLIP, 1 - PROBABILITY_CLIP)
     losses: Floats = -np.log(np.where(sample.labels == 1, clipped, 1 - clipped))
     return losses
 
 
-def _require_both_labels(sample: Sample, measure: str) -> None:
+def _require_two_labels(sample: Sample, measure: str) -> None:
     if sample.labels.min() == sample.labels.max():
         message = f"{measure} is undefined: all {len(sample.labels)} labels are {sample.labels[0]:g}"
-        raise DataError(message)
+        raise UndefinedMeasureError(message)

@@ -13,23 +13,27 @@ from streamfm.errors import DataError
 Floats: TypeAlias = NDArray[np.float64]
 
 
+class UndefinedMeasureError(DataError):
+    """Rows that are right in themselves, but do not determine a measure: one label only has no AUC."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
     """Rows that can be measured: all finite, one weight each, none of weight zero.
 
     Attributes:
         labels: [B] float64.
-        predictions: [B] float32 or float64, as they came.
+        predictions: [B] float64.
         weights: [B] float64, or None when every row counts 1.
         kept: [B before] True for the rows still here, or None when all are (rows of weight 0 are dropped).
     """
 
     labels: Floats
-    predictions: NDArray[np.floating]
+    predictions: Floats
     weights: Floats | None
     kept: NDArray[np.bool_] | None
 
-    def mean(self, values: NDArray[np.floating]) -> float:
+    def mean(self, values: Floats) -> float:
         """Weighted mean of [B] values."""
         return float(np.average(values, weights=self.weights))
 
@@ -66,8 +70,8 @@ def number_sample(labels: ArrayLike, predictions: ArrayLike, weights: ArrayLike 
         message = "no rows to evaluate"
         raise DataError(message, hint="check the source, and the filter that it was read with")
     if weights is None:
-        return Sample(labels=label_values.astype(np.float64), predictions=predicted, weights=None, kept=None)
-    row_weights = numbers("weight", weights).astype(np.float64)
+        return Sample(labels=label_values, predictions=predicted, weights=None, kept=None)
+    row_weights = numbers("weight", weights)
     same_length(("labels", label_values), ("weights", row_weights))
     if (row_weights < 0).any():
         row = int(np.argmax(row_weights < 0))
@@ -77,13 +81,11 @@ def number_sample(labels: ArrayLike, predictions: ArrayLike, weights: ArrayLike 
     if not kept.any():
         message = "every weight is 0: no row is left to evaluate"
         raise DataError(message)
-    return Sample(
-        labels=label_values[kept].astype(np.float64), predictions=predicted[kept], weights=row_weights[kept], kept=kept
-    )
+    return Sample(labels=label_values[kept], predictions=predicted[kept], weights=row_weights[kept], kept=kept)
 
 
-def numbers(what: str, values: ArrayLike) -> NDArray[np.floating]:
-    """[B] finite floats: float32 stays, everything else becomes float64.
+def numbers(what: str, values: ArrayLike) -> Floats:
+    """[B] finite numbers as float64.
 
     Raises:
         DataError: Not one-dimensional, not numbers, or the first row that is NULL, NaN or infinite.
@@ -92,18 +94,16 @@ def numbers(what: str, values: ArrayLike) -> NDArray[np.floating]:
     if array.ndim != 1:
         message = f"{what}s have shape {array.shape}, expected one dimension: [rows]"
         raise DataError(message)
-    if array.dtype not in (np.float32, np.float64):
-        try:
-            array = array.astype(np.float64)
-        except (TypeError, ValueError) as error:
-            message = f"{what}s of type {array.dtype} are not numbers: {error}"
-            raise DataError(message) from error
-    finite = np.isfinite(array)
+    try:
+        floats: Floats = array.astype(np.float64, copy=False)
+    except (TypeError, ValueError) as error:
+        message = f"{what}s of type {array.dtype} are not numbers: {error}"
+        raise DataError(message) from error
+    finite = np.isfinite(floats)
     if not finite.all():
         row = int(np.argmin(finite))
-        message = f"{what} of row {row} is {array[row]}, expected a finite number ({int((~finite).sum())} such rows)"
+        message = f"{what} of row {row} is {floats[row]}, expected a finite number ({int((~finite).sum())} such rows)"
         raise DataError(message, hint="rows are counted from 0; NULL reads as nan")
-    floats: NDArray[np.floating] = array
     return floats
 
 
@@ -131,6 +131,15 @@ def group_codes(groups: ArrayLike, rows: int) -> tuple[NDArray[np.generic], NDAr
     return codes, known
 
 
+def run_starts(*columns: NDArray[np.generic]) -> NDArray[np.intp]:
+    """Places in [B] sorted rows where any column's value changes; the first is 0."""
+    changes = np.zeros(len(columns[0]), dtype=np.bool_)
+    changes[0] = True
+    for values in columns:
+        changes[1:] |= values[1:] != values[:-1]
+    return np.flatnonzero(changes)
+
+
 def same_length(*named: tuple[str, NDArray[np.generic]]) -> None:
     """Raise a DataError unless all arrays have equally many rows."""
     if len({len(array) for _, array in named}) > 1:
@@ -139,9 +148,7 @@ def same_length(*named: tuple[str, NDArray[np.generic]]) -> None:
         raise DataError(message)
 
 
-def _check_rows(
-    what: str, sample: Sample, values: NDArray[np.floating], right: NDArray[np.bool_], *, expected: str
-) -> None:
+def _check_rows(what: str, sample: Sample, values: Floats, right: NDArray[np.bool_], *, expected: str) -> None:
     """Raise a DataError for the first row that is not right, by its place among the rows that came in."""
     if right.all():
         return
