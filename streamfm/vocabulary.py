@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -46,7 +46,7 @@ class Vocabulary:
     name: str
     kind: TableKind
     rows: int
-    slots: NDArray[np.uint64] = _NO_SLOTS
+    slots: NDArray[np.uint64] = field(default_factory=lambda: _NO_SLOTS, repr=False)
 
     @property
     def hash_buckets(self) -> int:
