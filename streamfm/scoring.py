@@ -20,7 +20,7 @@ from streamfm.encoder import Encoded, Encoder
 from streamfm.errors import BundleError
 from streamfm.explanation import Explanation, Parameters, explain
 from streamfm.expressions import Deriver
-from streamfm.registry import Resolved, resolve
+from streamfm.registry import resolve
 from streamfm.rows import Columns, Row, Rows, to_columns
 
 Precision = Literal["fp32", "int8"]
@@ -162,16 +162,48 @@ class Scorer:
         return Parameters.load(self.bundle.path)
 
     def _warm_up(self) -> None:
-        """One event of every size class; compiles the kernels, and shows that the network runs and answers numbers."""
+        """Answer for empty events: it compiles the kernels, and shows that the network gives numbers."""
+        place = f"{self.bundle.path}: {MODEL_FILES[self.precision]}"
         for rows in (1, 2):
             nothing: Columns = {item.name: pa.nulls(rows) for item in self.spec.inputs}
+            columns = self._deriver.derive(nothing, rows)
             try:
-                answers = self.score_columns(self._deriver.derive(nothing, rows), rows)
-            except onnxruntime.capi.onnxruntime_pybind11_state.OnnxRuntimeException as error:
-                raise BundleError(f"{self._model_path}: does not run: {error}") from error
+                answers = self.score_columns(columns, rows)
+            # onnxruntime's exceptions have no base in common.
+            except Exception as error:
+                raise BundleError(f"{place}: does not run: {error}") from error
             if answers.shape != (rows,) or not np.isfinite(answers).all():
-                raise BundleError(f"{self._model_path}: answers {answers!r} for {rows} empty events")
+                raise BundleError(f"{place}: answers {answers!r} for {rows} empty events")
 
-    @property
-    def _model_path(self) -> Path:
-        return self.bundle.path / MODEL_FILES[self.precision]
+
+def load(reference: str | Path, *, precision: Precision = "fp32", threads: int = 1) -> Scorer:
+    """A Scorer of the model that a reference names.
+
+    Args:
+        reference: ``models/ctr@champion`` (an alias), ``models/ctr/3`` (a version), or a bundle's folder.
+        precision: ``fp32``, or ``int8`` for the quantised network.
+        threads: Of one call of the network.
+
+    Raises:
+        RegistryError: No such name, version or alias.
+        BundleError: The bundle was refused; names the file.
+    """
+    return Scorer(open_bundle(resolve(reference).path), precision=precision, threads=threads)
+
+
+def _open_session(bundle: Bundle, file: str, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Threads that spin while they wait take the cores from DuckDB's.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    if file not in bundle.manifest.files:
+        have = [precision for precision, name in MODEL_FILES.items() if name in bundle.manifest.files]
+        raise BundleError(f"{bundle.path}: {file}: the bundle has no such network", hint=f"it has {', '.join(have)}")
+    model = bundle.read(file)
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    # onnxruntime's exceptions have no base in common.
+    except Exception as error:
+        raise BundleError(f"{bundle.path}: {file}: onnxruntime refuses it: {error}") from error
