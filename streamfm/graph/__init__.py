@@ -5,7 +5,7 @@ Built by hand from few nodes with `onnx.helper`: the same weights give the same 
 
 from streamfm.graph.build import build_graph
 from streamfm.graph.int8 import Scales, build_int8_graph, calibrate
-from streamfm.graph.network import BatchNorm, Dense, Network, Task, folded
+from streamfm.network import BatchNorm, Dense, Network, Task, folded
 
 __all__ = [
     "BatchNorm",

@@ -17,8 +17,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from streamfm.errors import BundleError
-from streamfm.graph.network import Dense, Network
 from streamfm.graph.nodes import Nodes
+from streamfm.network import Dense, Network
 
 LARGEST_TABLE_BYTES = 2_000_000_000
 """Protobuf, ONNX's form, ends at 2 GiB; external data, its way out, a bundle refuses."""

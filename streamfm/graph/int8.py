@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from streamfm.encoder import Encoded
 from streamfm.graph.build import build_graph
-from streamfm.graph.network import Dense, Floats, Network
 from streamfm.graph.nodes import Nodes
+from streamfm.network import Dense, Floats, Network
 
 LARGEST_WEIGHT = 64
 """x86 without VNNI adds two products of bytes in 16 bits: 2 · 255 · 64 fits, 2 · 255 · 127 saturates. With 64 every
