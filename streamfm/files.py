@@ -136,6 +136,14 @@ def digest_plain(path: Path) -> tuple[str, int]:
         return digest, file.tell()
 
 
+def refresh_listing(folder: Path) -> None:
+    """Make the next listing of a folder a fresh one: writing to it makes a network file system drop what it cached."""
+    if folder.is_dir():
+        probe = folder / f".{token()}.probe"
+        probe.mkdir()
+        probe.rmdir()
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether an exception, or one that it came from, says that no more can be written here."""
     seen: BaseException | None = error
