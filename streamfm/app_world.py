@@ -94,8 +94,7 @@ def draw_world(users: int, apps: int, random: np.random.Generator) -> tuple[User
 
 
 def _draw_users(count: int, categories: Floats, random: np.random.Generator) -> Users:
-    # Few favourites each: a Dirichlet this thin gives the first of twelve categories about half of the whole.
-    liking = random.dirichlet(np.full(len(categories), 0.2), size=count)
+    favourites = _draw_favourites(count, random)
     devices = random.choice(list(_DEVICES), size=count).tolist()
     versions = random.integers(0, 2, count).tolist()
     columns = {
@@ -108,24 +107,33 @@ def _draw_users(count: int, categories: Floats, random: np.random.Generator) -> 
             ]
         ),
         "country": pa.array(random.choice(_COUNTRIES, size=count, p=_zipf(len(_COUNTRIES), 1.0))),
-        "installed_categories": _draw_installed(liking, random),
+        "installed_categories": _installed(favourites, random),
     }
     return Users(
         columns=pa.table(columns),
         activity=random.permutation(_zipf(count, 0.7)),
-        taste=4.2 * liking @ categories + 0.25 * random.normal(size=(count, _FACTORS)),
+        taste=2.8 * favourites @ categories + 0.2 * random.normal(size=(count, _FACTORS)),
         readiness=random.normal(0, 0.4, count),
         thrift=random.gamma(4, 0.25, count),
     )
 
 
-def _draw_installed(liking: Floats, random: np.random.Generator) -> pa.Array:
-    """[U] lists of the categories that a user likes, best first; one user in twenty has installed nothing."""
-    names = np.array(list(_CATEGORIES))
-    ranked = names[np.argsort(-liking, axis=1)].tolist()
-    lengths = np.maximum(1, (liking > 0.1).sum(axis=1)) * (random.random(len(liking)) >= 0.05)
-    installed = [best[:length] for best, length in zip(ranked, lengths.tolist(), strict=True)]
-    return pa.array(installed, pa.list_(pa.string()))
+def _draw_favourites(count: int, random: np.random.Generator) -> Floats:
+    """[U, C] how much each user likes each category: one to four of them, the more the less each."""
+    places = random.permuted(np.tile(np.arange(len(_CATEGORIES)), (count, 1)), axis=1)
+    likes = random.integers(1, 5, size=(count, 1))
+    return np.where(places < likes, 1 / np.sqrt(likes), 0.0)
+
+
+def _installed(favourites: Floats, random: np.random.Generator) -> pa.Array:
+    """[U] lists of the favourite categories; one user in twenty has installed nothing."""
+    names = list(_CATEGORIES)
+    nothing = random.random(len(favourites)) < 0.05
+    lists = [
+        [] if none else [names[category] for category in np.flatnonzero(liked).tolist()]
+        for none, liked in zip(nothing.tolist(), favourites, strict=True)
+    ]
+    return pa.array(lists, pa.list_(pa.string()))
 
 
 def _draw_apps(count: int, categories: Floats, genres: Floats, random: np.random.Generator) -> Apps:

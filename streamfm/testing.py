@@ -29,9 +29,10 @@ _OPENING_MS = int(OPENING.timestamp()) * 1_000
 
 _POSITION_SHARES: Floats = 1 / np.sqrt(np.arange(1.0, 11.0))
 _MEDIAN_SESSION_S = 240.0
-_HOURS = np.arange(24)
-# Impressions by hour: fewest at 05:00 UTC, most in the evening.
-_RHYTHM = 1.1 + 0.8 * np.cos((_HOURS - 19) * np.pi / 12) + 0.25 * np.cos((_HOURS - 13) * np.pi / 6)
+# Impressions by hour, from 00:00 UTC: fewest at 04:00, most at 20:00.
+_NIGHT, _MORNING = (0.55, 0.35, 0.22, 0.15, 0.12, 0.15), (0.3, 0.55, 0.8, 0.9, 0.95, 1.0)
+_AFTERNOON, _EVENING = (1.1, 1.05, 1.0, 1.0, 1.05, 1.2), (1.4, 1.6, 1.7, 1.6, 1.3, 0.9)
+_RHYTHM = np.array([*_NIGHT, *_MORNING, *_AFTERNOON, *_EVENING])
 # Shares of rows whose column is NULL: what a real log loses on the way.
 _NULL_SHARES = {"price": 0.03, "device": 0.02, "country": 0.01, "installed_categories": 0.04}
 
@@ -179,20 +180,21 @@ class AppStore:
         """Who is shown what, when and where."""
         time_ms = _draw_times_ms(rows, start.timestamp() / 3_600, days * 24, random)
         users, apps = self._world
-        since_opening = _days_since_opening(time_ms)
+        days_since = _days_since_opening(time_ms)
         return _Shown(
-            user=_draw_present(users.activity, self._arrival_days(self.users), since_opening, random),
-            app=_draw_present(apps.popularity, self._arrival_days(self.apps), since_opening, random),
-            position=1 + _draw_index(_POSITION_SHARES, rows, random),
+            user=_draw_index(users.activity, self._present(self.users, days_since), random),
+            app=_draw_index(apps.popularity, self._present(self.apps, days_since), random),
+            position=1 + _draw_index(_POSITION_SHARES, np.full(rows, len(_POSITION_SHARES)), random),
             session_s=np.round(_MEDIAN_SESSION_S * np.exp(random.normal(size=rows)), 1),
             time_ms=time_ms,
         )
 
-    def _arrival_days(self, count: int) -> Floats:
-        """[count] ascending: the first ones were always there."""
+    def _present(self, count: int, days_since_opening: Floats) -> Indices:
+        """[B] how many of `count` users or apps have arrived by then; they come in the order of their numbers."""
         newcomers = min(count - 1, round(count * self.newcomer_share))
-        arriving = np.linspace(0, self.growth_days, newcomers, endpoint=False)
-        return np.concatenate((np.full(count - newcomers, -np.inf), arriving))
+        arrivals = np.linspace(0, self.growth_days, newcomers, endpoint=False)
+        present: Indices = count - newcomers + np.searchsorted(arrivals, days_since_opening, side="right")
+        return present
 
     def _logits(self, shown: _Shown) -> Floats:
         """[B] true logits, less the intercept."""
@@ -237,23 +239,17 @@ def _draw_times_ms(rows: int, start_hour: float, hours: float, random: np.random
     end_hour = start_hour + hours
     edges = np.concatenate(([start_hour], np.arange(math.floor(start_hour) + 1, end_hour), [end_hour]))
     lengths = np.diff(edges)
-    hour = _draw_index(lengths * _RHYTHM[edges[:-1].astype(np.int64) % 24], rows, random)
+    busy = lengths * _RHYTHM[edges[:-1].astype(np.int64) % 24]
+    hour = _draw_index(busy, np.full(rows, len(busy)), random)
     return np.sort(((edges[hour] + random.random(rows) * lengths[hour]) * 3_600_000).astype(np.int64))
 
 
-def _draw_index(shares: Floats, rows: int, random: np.random.Generator) -> Indices:
-    """[B] indices, each as often as its share says."""
+def _draw_index(shares: Floats, first: Indices, random: np.random.Generator) -> Indices:
+    """[B] indices among the `first` [B] ones of the shares, each as often as its share says."""
     cumulative = np.cumsum(shares)
-    drawn = np.searchsorted(cumulative, random.random(rows) * cumulative[-1], side="right")
-    return drawn.astype(np.int64)
-
-
-def _draw_present(shares: Floats, arrival_days: Floats, since_opening: Floats, random: np.random.Generator) -> Indices:
-    """[B] indices among those that have arrived by then, each as often as its share says."""
-    cumulative = np.cumsum(shares)
-    present = np.searchsorted(arrival_days, since_opening, side="right")
-    drawn = np.searchsorted(cumulative, random.random(len(since_opening)) * cumulative[present - 1], side="right")
-    return np.minimum(drawn, present - 1).astype(np.int64)
+    drawn = np.searchsorted(cumulative, random.random(len(first)) * cumulative[first - 1], side="right")
+    indices: Indices = np.minimum(drawn, first - 1)
+    return indices
 
 
 def _take_rows(table: pa.Table, rows: Indices, random: np.random.Generator) -> dict[str, pa.ChunkedArray]:
