@@ -65,13 +65,14 @@ def check_types(settings: Any, where: str) -> None:
     Raises:
         SpecError: A value of another type, not one of the choices, or a text that no file can hold.
     """
-    for key, (expected, choices) in _annotations(type(settings)).items():
+    owner: Any = type(settings)
+    for key, (expected, choices) in _annotations(owner).items():
         value = getattr(settings, key)
         if not isinstance(value, expected) or isinstance(value, bool):
             raise SpecError(f"{where}: {key} is {value!r}, expected {_CALLED[expected]}")
         if choices and value not in choices:
             expected_ones = " or ".join(repr(choice) for choice in choices)
-            hint = hint_at(value, choices, what="choices")
+            hint = hint_at(str(value), choices, what="choices")
             raise SpecError(f"{where}: {key} is {value!r}, expected {expected_ones}", hint=hint)
         if isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
             raise SpecError(f"{where}: {key} is {value!r}, which holds half a character", hint="write it in UTF-8")

@@ -75,9 +75,9 @@ def _scalar_type(text: str, declared: str) -> str:
         raise SpecError(f"SQL type {declared!r} is no DECIMAL that SQL has", hint=hint)
     if text not in FAMILIES:
         known = [*FAMILIES, "DECIMAL(p,s)", "VARCHAR[]"]
-        hint = (
-            "declare a list of single values: VARCHAR[]" if text.endswith("]") else hint_at(text, known, what="types")
-        )
+        hint = hint_at(text, known, what="types")
+        if text.endswith("]"):
+            hint = "a list is of single values and of any length: VARCHAR[]"
         raise SpecError(f"SQL type {declared[:60]!r} is not one that an input can have", hint=hint)
     return text
 

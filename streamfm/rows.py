@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import types
 
-from streamfm.category import category_texts
 from streamfm.errors import DataError, MissingColumnsError
-from streamfm.features import FeatureSpec, Input
+from streamfm.features import FeatureSpec
+from streamfm.inputs import Input
+from streamfm.values import PLAIN_TYPES, UNITS, to_array
 
 Columns = dict[str, pa.Array | pa.ChunkedArray]
 Row = Mapping[str, Any]
@@ -18,108 +21,129 @@ Rows = Any
 """An Arrow table or record batch, a pandas or polars data frame (anything that exports an Arrow stream), a sequence of
 dicts, or one dict."""
 
-_UNITS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_MICROSECOND = dt.timedelta(microseconds=1)
+_HINT_AT_FORMS = "give an Arrow table, a pandas or polars data frame, a list of dicts, or one dict"
 
 
 def to_columns(rows: Rows, spec: FeatureSpec) -> tuple[Columns, int]:
     """The inputs among the rows' columns, by name, and the number of rows B; an input that is not there is left out.
 
+    Dates and instants written as text or number are read by the input's JSON form, wherever they stand.
+
     Raises:
         MissingColumnsError: None of the specification's inputs is there.
-        DataError: Something that holds no rows, or a column of values that no type holds together; names the input.
+        DataError: Something that holds no rows, or a value that is none of its type; names the input.
     """
     if isinstance(rows, Mapping):
-        return _from_dicts([rows], spec), 1
+        return _from_dict(rows, spec), 1
     if isinstance(rows, (pa.Table, pa.RecordBatch)):
         return _from_arrow(rows, spec), rows.num_rows
+    if hasattr(rows, "columns") and hasattr(rows, "to_dict"):
+        return _from_frame(rows, spec), len(rows)
     if hasattr(rows, "__arrow_c_stream__"):
-        table = _to_table(rows, spec)
-        return _from_arrow(table, spec), table.num_rows
+        return _from_stream(rows, spec)
     if isinstance(rows, Sequence) and not isinstance(rows, (str, bytes)):
-        if not all(isinstance(row, Mapping) for row in rows):
-            raise DataError("expected a sequence of dicts, one an event")
         return _from_dicts(rows, spec), len(rows)
-    hint = "give an Arrow table, a pandas or polars data frame, a list of dicts, or one dict"
-    raise DataError(f"{type(rows).__name__} holds no rows", hint=hint)
+    if hasattr(rows, "collect"):
+        raise DataError(f"{type(rows).__name__} holds no rows yet", hint="collect() it first")
+    if isinstance(rows, Iterator):
+        raise DataError(f"{type(rows).__name__} can be read only once", hint="make a list of it: list(rows)")
+    raise DataError(f"{type(rows).__name__} holds no rows", hint=_HINT_AT_FORMS)
 
 
-def _from_arrow(table: pa.Table | pa.RecordBatch, spec: FeatureSpec) -> Columns:
-    present = set(table.schema.names)
-    columns = {name: table.column(name) for name in spec.input_names if name in present}
-    if not columns:
-        raise MissingColumnsError(spec.input_names, table.schema.names, source="rows")
+def _from_dict(row: Row, spec: FeatureSpec) -> Columns:
+    """The columns of one event; a NULL is left out, as an absent input is.
+
+    Making Arrow arrays is what costs here: values of plain types are made together, as one struct.
+    """
+    columns: Columns = {}
+    names, values = [], []
+    for name in spec.input_names:
+        value = row.get(name)
+        if value is None:
+            continue
+        if type(value) in PLAIN_TYPES and name not in spec.temporal_names:
+            names.append(name)
+            values.append(value)
+        else:
+            columns[name] = to_array([value], spec.input(name))
+    if names:
+        try:
+            struct = pa.array([tuple(values)], _struct_of(tuple(map(type, values))))
+            columns.update(zip(names, struct.flatten(), strict=True))
+        except (pa.ArrowException, OverflowError, ValueError):
+            for name, value in zip(names, values, strict=True):
+                columns[name] = to_array([value], spec.input(name))
+    if not columns and not any(name in row for name in spec.input_names):
+        raise MissingColumnsError(spec.input_names, list(map(str, row)), source="rows")
     return columns
 
 
-def _to_table(frame: Any, spec: FeatureSpec) -> pa.Table:
-    """The inputs' columns only: others may hold what Arrow cannot."""
-    names = [str(name) for name in frame.columns]
-    wanted = [name for name in spec.input_names if name in names]
-    if not wanted:
-        raise MissingColumnsError(spec.input_names, names, source="rows")
-    try:
-        return pa.table(frame[wanted])
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise DataError(f"rows: {error}", hint="a column mixes types; make its values one type") from error
+@lru_cache(maxsize=1024)
+def _struct_of(kinds: tuple[type, ...]) -> pa.StructType:
+    return pa.struct([(str(number), PLAIN_TYPES[kind]) for number, kind in enumerate(kinds)])
 
 
 def _from_dicts(rows: Sequence[Row], spec: FeatureSpec) -> Columns:
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise DataError(f"row {number} is {type(row).__name__}, expected a dict", hint=_HINT_AT_FORMS)
     columns: Columns = {}
     for item in spec.inputs:
-        name = item.name
-        if len(rows) == 1:
-            if name in rows[0]:
-                columns[name] = _to_array([rows[0][name]], item)
-        elif any(name in row for row in rows):
-            columns[name] = _to_array([row.get(name) for row in rows], item)
+        if any(item.name in row for row in rows):
+            columns[item.name] = to_array([row.get(item.name) for row in rows], item)
     if not columns and rows:
-        raise MissingColumnsError(spec.input_names, list(rows[0]), source="rows")
+        raise MissingColumnsError(spec.input_names, list(map(str, rows[0])), source="rows")
     return columns
 
 
-def _to_array(values: list[Any], item: Input) -> pa.Array:
+def _from_arrow(table: pa.Table | pa.RecordBatch, spec: FeatureSpec) -> Columns:
+    wanted = _wanted(table.schema.names, spec)
+    return {item.name: _read_instants(table.column(item.name), item) for item in wanted}
+
+
+def _from_stream(rows: Any, spec: FeatureSpec) -> tuple[Columns, int]:
+    """From whatever exports an Arrow stream, such as a DuckDB relation."""
     try:
-        if item.family in ("timestamp", "timestamptz") and not item.is_list:
-            return pa.array([_microseconds(value, item.json) for value in values], pa.timestamp("us", tz="UTC"))
-        if item.family == "date":
-            values = [dt.date.fromisoformat(v) if isinstance(v, str) else v for v in values]
-        return pa.array(values)
-    except (
-        pa.ArrowInvalid,
-        pa.ArrowTypeError,
-        pa.ArrowNotImplementedError,
-        ValueError,
-        TypeError,
-        OverflowError,
-    ) as error:
-        if item.family in ("text", "integer", "boolean") and not item.is_list:
-            return _mixed(values, item)
-        raise DataError(f"input {item.name!r} ({item.type}): {error}") from error
+        table = pa.table(rows)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise DataError(f"{type(rows).__name__} holds no rows: {error}", hint=_HINT_AT_FORMS) from error
+    return _from_arrow(table, spec), table.num_rows
 
 
-def _mixed(values: list[Any], item: Input) -> pa.Array:
-    """Values of several types, each as its canonical text."""
+def _from_frame(frame: Any, spec: FeatureSpec) -> Columns:
+    """From a pandas or polars data frame; only the inputs, since other columns may hold what Arrow cannot."""
+    wanted = _wanted([str(name) for name in frame.columns], spec)
+    return {item.name: _read_instants(_from_series(frame[item.name], item), item) for item in wanted}
+
+
+def _from_series(series: Any, item: Input) -> pa.Array | pa.ChunkedArray:
     try:
-        texts = [category_texts(pa.array([value]))[0].as_py() for value in values]
-    except (pa.ArrowException, DataError, OverflowError) as error:
-        raise DataError(f"input {item.name!r} ({item.type}): {error}") from error
-    return pa.array(texts, pa.string())
+        return series.to_arrow() if hasattr(series, "to_arrow") else pa.array(series, from_pandas=True)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return to_array(series.to_list(), item)
 
 
-def _microseconds(value: Any, form: str) -> int | None:
-    """An instant since 1970 in UTC: an ISO 8601 text, a datetime or date, or a number in the unit of `form`."""
-    if value is None:
-        return None
-    if isinstance(value, (int, float)) and form in _UNITS:
-        return round(value * _UNITS[form])
-    if isinstance(value, str):
-        value = dt.datetime.fromisoformat(value)
-    if isinstance(value, dt.date) and not isinstance(value, dt.datetime):
-        value = dt.datetime(value.year, value.month, value.day)
-    if not isinstance(value, dt.datetime):
-        raise TypeError(f"{value!r} is not an instant written as {form}")
-    if value.tzinfo is None:
-        value = value.replace(tzinfo=dt.UTC)
-    return (value - _EPOCH) // _MICROSECOND
+def _wanted(present: Sequence[str], spec: FeatureSpec) -> list[Input]:
+    """The inputs among the columns that are present."""
+    wanted = [item for item in spec.inputs if item.name in present]
+    if not wanted:
+        raise MissingColumnsError(spec.input_names, present, source="rows")
+    for item in wanted:
+        if present.count(item.name) > 1:
+            raise DataError(f"rows: column {item.name!r} is there twice", hint="rename or drop one")
+    return wanted
+
+
+def _read_instants(column: pa.Array | pa.ChunkedArray, item: Input) -> pa.Array | pa.ChunkedArray:
+    """Dates and instants that the column has as texts or numbers, by the input's JSON form."""
+    kind = column.type.value_type if item.is_list and types.is_nested(column.type) else column.type
+    if not item.is_temporal or types.is_temporal(kind) or types.is_null(kind):
+        return column
+    if types.is_integer(kind) and item.json in UNITS and not item.is_list:
+        try:
+            return pc.cast(
+                pc.multiply_checked(pc.cast(column, pa.int64()), UNITS[item.json]), pa.timestamp("us", "UTC")
+            )
+        except pa.ArrowInvalid as error:
+            raise DataError(f"input {item.name!r} ({item.type}, JSON form {item.json}): {error}") from error
+    return to_array(column.to_pylist(), item)

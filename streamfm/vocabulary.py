@@ -1,8 +1,8 @@
 """Vocabularies: what training saw, as the encoder looks it up and as people read it.
 
 Each table of the model (a feature's own, or one that features share) has rows: 0 for NULL, 1 for unknown, from 2 on its
-values. A vocabulary lives in a folder: `tables.json`; for each table with values `N.slots.npy`, the open-addressing array
-of (hash, row), memory-mapped; and `N.values.arrow`, the values with their counts, the first of which has row 2.
+values. A vocabulary lives in a folder: `tables.json`; for each table with values `N.slots.npy`, the open-addressing
+array of (hash, row), memory-mapped; and `N.values.arrow`, the values with their counts, the first of which has row 2.
 """
 
 from __future__ import annotations
@@ -168,14 +168,20 @@ class VocabularyWriter:
 def hash_texts(texts: pa.Array, seed: np.uint64) -> NDArray[np.uint64]:
     """XXH64 of every text of a string or int64 array (its digits), uint64 [B]; NULL's is arbitrary."""
     hashes = np.empty(len(texts), np.uint64)
+    if not len(texts):
+        return hashes
     buffers = texts.buffers()
-    if pa.types.is_integer(texts.type):
-        kernels.hash_integers(buffers[1].address if buffers[1] else 0, texts.offset, len(texts), seed, hashes)
-    elif len(texts):
-        width = 4 if pa.types.is_string(texts.type) else 8
-        data = buffers[2].address if buffers[2] else 0
-        kernels.hash_strings(buffers[1].address, width, data, texts.offset, len(texts), seed, hashes)
+    if texts.type == pa.int64():
+        kernels.hash_integers(buffers[1].address, texts.offset, seed, hashes)
+    else:
+        data = buffers[2].address if buffers[2] is not None else 0
+        kernels.hash_strings(buffers[1].address, offset_width(texts), data, texts.offset, seed, hashes)
     return hashes
+
+
+def offset_width(array: pa.Array) -> int:
+    """Bytes of one offset of a string or list array: 8 of their large forms."""
+    return 8 if pa.types.is_large_string(array.type) or pa.types.is_large_list(array.type) else 4
 
 
 def _load_table(folder: Path, index: int, entry: Mapping[str, Any]) -> Vocabulary:
