@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from streamfm.calibration import estimate_calibration
 from streamfm.errors import DataError
 from streamfm.intervals import Estimate
 from streamfm.metrics import (
@@ -210,6 +211,26 @@ def test_intervals_hold_the_truth_as_often_as_they_say(estimate: Callable[..., E
         assert found.high is not None
         held += found.low <= truth <= found.high
     assert held / 600 == pytest.approx(0.9, abs=0.04)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    "estimate",
+    [estimate_auc, estimate_log_loss, estimate_normalised_entropy, estimate_calibration, estimate_mean_absolute_error],
+)
+def test_standard_errors_agree_with_the_jackknife(estimate: Callable[..., Estimate], weighted: bool) -> None:
+    random = np.random.default_rng(11)
+    labels, predictions = draw(random, 500)
+    weights = random.exponential(size=500) if weighted else np.ones(500)
+    without = [
+        estimate(*(np.delete(column, row) for column in (labels, predictions, weights))).value for row in range(500)
+    ]
+    found = estimate(labels, predictions, weights)
+    assert found.low is not None
+    assert found.high is not None
+    scale = found.value if estimate is estimate_calibration else 1  # whose interval is one of logarithms
+    error = (math.log(found.high / found.low) if scale != 1 else found.high - found.low) / (2 * 1.959964)
+    assert scale * error == pytest.approx(math.sqrt(499 * np.var(without)), rel=0.02)
 
 
 def test_the_interval_of_group_auc_holds_the_truth_where_rows_of_a_group_go_together() -> None:
