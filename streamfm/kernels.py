@@ -231,6 +231,19 @@ def fill_slots(hashes, first_row, slots):
 
 
 @_kernel
+def slots_fit(slots, rows):
+    """Whether as many slots are taken as a table of so many rows has values, by its rows, and some are free."""
+    taken = 0
+    for slot in range(slots.shape[0]):
+        row = slots[slot, 1]
+        if row != 0:
+            taken += 1
+            if row < FIRST_VALUE_ROW or row >= np.uint64(rows):
+                return False
+    return taken == rows - FIRST_VALUE_ROW and taken < slots.shape[0]
+
+
+@_kernel
 def spread_lists(offsets, width, validity, start, rows, mean, base, ids, weights, column, length):
     """Write each list's first `length` values into the columns from `column` on, padded with weight 0.
 
