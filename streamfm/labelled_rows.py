@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -64,6 +65,21 @@ class LabelledRows:
         source.require([*self.inputs, spec.label, *optional])
         self.values = {feature.name: self._value_of(feature) for feature in spec.features}
         check_rows(source, spec, self.deriver, self.values)
+
+    def part(self, source: Source) -> LabelledRows:
+        """Some of the rows: a part of the same source, which was checked with it."""
+        part = copy.copy(self)
+        part.source = source
+        return part
+
+    def window(self) -> tuple[str | None, str | None]:
+        """First and last event time as ISO 8601, in UTC; None where there is none."""
+        if not self.spec.event_time:
+            return None, None
+        time = instant(self.source.column(self.spec.event_time))
+        first, last = (f"strftime({least}({time}), '%Y-%m-%dT%H:%M:%S.%fZ')" for least in ("min", "max"))
+        found: tuple[str | None, str | None] = self.source.fetch(f"{first}, {last}")
+        return found
 
     def _value_of(self, feature: Feature) -> str:
         """SQL of the values that the encoder sees, over the source's columns."""
