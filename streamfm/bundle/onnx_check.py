@@ -16,6 +16,12 @@ from streamfm.errors import BundleError
 ALLOWED_DOMAINS: Final = frozenset({"", "ai.onnx", "com.microsoft"})
 """Of operators: the standard ones, and onnxruntime's own quantised ones."""
 
+REFUSED_OPERATORS: Final = {
+    "EPContext": "reads a file that the model names",
+    "Loop": "may never end",
+    "Scan": "may never end",
+}
+
 _MAX_DEPTH = 8
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -66,7 +72,8 @@ def check_onnx(data: bytes | memoryview, *, file: str) -> OnnxFacts:
 
     Raises:
         BundleError: Tensors stored outside the file, tensors larger than the file holds, operators that are not
-            standard ones (also in subgraphs), functions of its own, or bytes that are no ONNX model.
+            standard ones or are loops (also in subgraphs), functions of its own, or bytes that are no ONNX model.
+            A network that is merely slow, or needs much memory for what it computes, is not recognised.
     """
     walk = _Walk(file)
     graph: tuple[tuple[str, ...], tuple[str, ...]] | None = None
@@ -115,6 +122,8 @@ def _walk_node(node: memoryview, walk: _Walk, *, depth: int) -> None:
             _check_domain(domain, walk, what="operator")
         elif number == 5:
             attributes.append(_message(value, walk))
+    if operator in REFUSED_OPERATORS:
+        raise walk.refuse(f"operator {operator}, which {REFUSED_OPERATORS[operator]}")
     walk.operators.add(f"{domain}:{operator}")
     for attribute in attributes:
         _walk_attribute(attribute, walk, depth=depth)

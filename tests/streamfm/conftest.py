@@ -1,89 +1,62 @@
-"""A real bundle, small enough to be written for every test that wants to break one."""
+"""A real bundle, small enough to be copied for every test that wants to break one."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnx
 import pyarrow as pa
 import pytest
-from safetensors.numpy import save_file
-
-from streamfm.bundle import FORMAT_VERSION, BundleWriter, LayoutFacts, Manifest
-from streamfm.encoder import Encoder
-from streamfm.features import FeatureSpec
-from streamfm.graph import build_graph
-from streamfm.network import Dense, Network
-from streamfm.vocabulary import VALUES_SCHEMA, NumericStatistics, VocabularyWriter
-
-FACTORS, HIDDEN = 2, 3
-SPEC = """
-format = 1
-label = "clicked"
-
-[inputs]
-user = "VARCHAR"
-price = "DOUBLE"
-
-[features.user]
-kind = "categorical"
-
-[features.price]
-kind = "numeric"
-"""
-
-
-def write_small_bundle(target: Path, *, seed: int = 0, name: str = "ctr") -> Manifest:
-    """A bundle of a network with random weights, complete in every file."""
-    spec = FeatureSpec.from_toml(SPEC)
-    random = np.random.default_rng(seed)
-    with BundleWriter(target) as writer:
-        writer.path("features.toml").write_text(SPEC, encoding="utf-8")
-        vocabulary = VocabularyWriter(writer.path("vocabulary"))
-        users = pa.record_batch([["ann", "bob"], [3, 2]], schema=VALUES_SCHEMA)
-        vocabulary.add_values("user", 2, [users])
-        vocabulary.add_rows("price", "number", 3)
-        vocabularies = vocabulary.finish({"price": NumericStatistics(mean=1.5, deviation=2.0)})
-        layout = Encoder(spec, vocabularies).layout
-        widths = [(len(layout.fields) * FACTORS, HIDDEN), (HIDDEN, 1)]
-        layers = tuple(
-            Dense(weight=random.normal(size=width).astype(np.float32), bias=np.zeros(width[1], np.float32))
-            for width in widths
-        )
-        table = random.normal(size=(layout.rows, FACTORS + 1)).astype(np.float32)
-        network = Network(layout=layout, task="binary", table=table, bias=0.5, layers=layers)
-        onnx.save(build_graph(network), writer.path("model.onnx"))
-        save_file({"table": table, "bias": np.array([0.5], np.float32)}, writer.path("weights.safetensors"))
-        return writer.commit(
-            Manifest(
-                format_version=FORMAT_VERSION,
-                name=name,
-                created_at="2026-01-31T12:00:00+00:00",
-                spec_fingerprint=spec.fingerprint,
-                task="binary",
-                layout=LayoutFacts(
-                    slots=layout.slots,
-                    rows=layout.rows,
-                    factors=FACTORS,
-                    hidden=(HIDDEN,),
-                    weighted=layout.weighted,
-                ),
-                metrics={"auc": 0.75, "seed": seed},
-                training={"seed": seed, "window": {"first": None, "last": None}},
-                libraries={"streamfm": "0.1.0"},
-            )
-        )
 
 
 @pytest.fixture(scope="session")
 def pristine_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle that no test may change."""
-    folder = tmp_path_factory.mktemp("pristine") / "bundle"
-    write_small_bundle(folder)
-    return folder
+    """A bundle that no test may change: exported, proven and quantised like any other; only the weights are random."""
+    # Imported here, so that the tests that need no bundle do not wait for torch.
+    from streamfm.encoder import Encoder
+    from streamfm.export import Provenance, Sample, Trained, export_bundle
+    from streamfm.features import FeatureSpec
+    from streamfm.model import DeepFM, ModelSettings
+    from streamfm.vocabulary import VALUES_SCHEMA, NumericStatistics, VocabularyWriter
+
+    spec = FeatureSpec.from_toml("""
+        format = 1
+        label = "clicked"
+
+        [inputs]
+        user = "VARCHAR"
+        price = "DOUBLE"
+
+        [features.user]
+        kind = "categorical"
+
+        [features.price]
+        kind = "numeric"
+    """)
+    folder = tmp_path_factory.mktemp("pristine")
+    writer = VocabularyWriter(folder / "vocabulary")
+    writer.add_values("user", 2, [pa.record_batch([["ann", "bob"], [3, 2]], schema=VALUES_SCHEMA)])
+    writer.add_rows("price", "number", 3)
+    vocabularies = writer.finish({"price": NumericStatistics(mean=1.5, deviation=2.0)})
+    encoder = Encoder(spec, vocabularies)
+    users, prices = ["ann", "bob", "eve", None] * 8, [float(price) for price in range(32)]
+    rows = encoder.encode({"user": pa.array(users), "price": pa.array(prices)}, 32)
+    trained = Trained(
+        model=DeepFM(encoder.layout, ModelSettings(factors=2, hidden=(3,)), seed=1),
+        spec=spec,
+        vocabularies=vocabularies,
+        proof=Sample(rows=rows, labels=np.arange(32, dtype=np.float32) % 2),
+        calibration=rows,
+    )
+    made = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    export_bundle(folder / "bundle", trained, Provenance(name="ctr", created_at=made, metrics={"auc": 0.75}))
+    return folder / "bundle"
 
 
 @pytest.fixture
@@ -92,7 +65,41 @@ def small_bundle(pristine_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(pristine_bundle, tmp_path / "bundle"))
 
 
+Reseal = Callable[..., None]
+
+
 @pytest.fixture
-def write_bundle() -> Callable[..., Manifest]:
-    """The function that writes one."""
-    return write_small_bundle
+def reseal() -> Reseal:
+    """The function that makes a changed bundle's manifest agree with it again, as an attacker would.
+
+    It knows the checksums by what the documentation says, not by the code that is tested.
+    """
+
+    def change(folder: Path, *, digest: bool = True, **keys: Any) -> None:
+        path = folder / "manifest.json"
+        body = json.loads(path.read_text(encoding="utf-8"))
+        if digest:
+            body["files"] = digests_of(folder)
+        body = {key: value for key, value in (body | keys).items() if value is not ...}
+        path.write_bytes(sealed(body))
+
+    return change
+
+
+def digests_of(folder: Path) -> Mapping[str, Any]:
+    """What a manifest says of the plain files in a folder."""
+    entries = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != "manifest.json":
+            data = path.read_bytes()
+            entries[path.relative_to(folder).as_posix()] = {
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "size": len(data),
+            }
+    return entries
+
+
+def sealed(body: Mapping[str, Any]) -> bytes:
+    """A manifest's bytes: its checksum is the sha256 of the file in which the checksum is 64 zeros."""
+    unsigned = json.dumps(dict(body) | {"checksum": "0" * 64}, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    return unsigned.replace("0" * 64, hashlib.sha256(unsigned.encode()).hexdigest(), 1).encode()
