@@ -5,8 +5,8 @@ The three parts of a DeepFM are taken apart by the Shapley value, each against t
 - first order: w_f x_f is the feature's alone;
 - pair terms: <v_f, v_g> is shared equally by f and g, which is its Shapley value against leaving the feature out;
 - deep part: the mean, over fixed random orders and their reverses, of what the network's answer changes by when the
-  feature's value takes the place of NULL (Castro, Gómez and Tejada 2009, sampling of the Shapley value). The differences
-  along one order add up to the whole, so their means do too.
+  feature's value takes the place of NULL (Castro, Gómez and Tejada 2009, sampling of the Shapley value). The
+  differences along one order add up to the whole, so their means do too.
 
 So ``base + Σ contributions = logit``, where base is w0 and the deep part's answer for an event of NULLs.
 """

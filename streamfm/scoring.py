@@ -20,7 +20,7 @@ from streamfm.encoder import Encoded, Encoder
 from streamfm.errors import BundleError
 from streamfm.explanation import Explanation, Parameters, explain
 from streamfm.expressions import Deriver
-from streamfm.registry import resolve
+from streamfm.registry import Hold, hold
 from streamfm.rows import Columns, Row, Rows, to_columns
 
 Precision = Literal["fp32", "int8"]
@@ -44,18 +44,22 @@ class Scorer:
         encoder: Columns to ids and weights.
     """
 
-    def __init__(self, bundle: Bundle, *, precision: Precision = "fp32", threads: int = 1) -> None:
+    def __init__(
+        self, bundle: Bundle, *, precision: Precision = "fp32", threads: int = 1, held: Hold | None = None
+    ) -> None:
         """Load the network and answer once, so that a model that cannot answer is refused here.
 
         Args:
             bundle: What `open_bundle` gave.
             precision: Which network of the bundle to ask.
             threads: Of one call of the network; 1 where the caller is parallel itself, as DuckDB is.
+            held: What keeps the bundle from being pruned; let go with the scorer.
 
         Raises:
             BundleError: The bundle has no network of this precision, or it does not run; names the file.
         """
         self.bundle = bundle
+        self._held = held
         self.spec = bundle.spec
         self.name, self.version = bundle.manifest.name, bundle.manifest.version
         self.precision = precision
@@ -106,7 +110,8 @@ class Scorer:
         Raises:
             DataError: No such feature, or a value that it cannot have.
         """
-        return self._parameters.factors[self.encoder.row_of(feature, value)].copy()
+        embedding: NDArray[np.float32] = self._parameters.factors[self.encoder.row_of(feature, value)].copy()
+        return embedding
 
     def columns(self, rows: Rows) -> tuple[Columns, int]:
         """The rows as the encoder reads them, SQL features derived, and B."""
@@ -129,7 +134,8 @@ class Scorer:
         """An explanation for each row of columns that already include those that SQL derives."""
         encoded = self.encoder.encode(columns, rows)
         return [
-            explain(encoded.row(index), self.encoder.layout, self._parameters, self._run_logits) for index in range(rows)
+            explain(encoded.row(index), self.encoder.layout, self._parameters, self._run_logits)
+            for index in range(rows)
         ]
 
     def _answer(self, rows: Rows, output: list[str]) -> float | NDArray[np.float32]:
@@ -148,7 +154,7 @@ class Scorer:
         return answers
 
     def _run_encoded(self, encoded: Encoded, output: list[str]) -> NDArray[np.float32]:
-        feed = {"ids": encoded.ids}
+        feed: dict[str, NDArray[np.int32] | NDArray[np.float32]] = {"ids": encoded.ids}
         if encoded.weights is not None:
             feed["weights"] = encoded.weights
         answers: NDArray[np.float32] = self._session.run(output, feed)[0]
@@ -177,7 +183,7 @@ class Scorer:
 
 
 def load(reference: str | Path, *, precision: Precision = "fp32", threads: int = 1) -> Scorer:
-    """A Scorer of the model that a reference names.
+    """A Scorer of the model that a reference names; while it lives, its version is not pruned.
 
     Args:
         reference: ``models/ctr@champion`` (an alias), ``models/ctr/3`` (a version), or a bundle's folder.
@@ -188,7 +194,8 @@ def load(reference: str | Path, *, precision: Precision = "fp32", threads: int =
         RegistryError: No such name, version or alias.
         BundleError: The bundle was refused; names the file.
     """
-    return Scorer(open_bundle(resolve(reference).path), precision=precision, threads=threads)
+    held = hold(reference)
+    return Scorer(open_bundle(held.resolved.path), precision=precision, threads=threads, held=held)
 
 
 def _open_session(bundle: Bundle, file: str, threads: int) -> onnxruntime.InferenceSession:

@@ -83,5 +83,7 @@ def _report(error: Exception, *, debug: bool) -> int:
         click.echo(f"error: {error}", err=True)
     else:
         click.echo(f"error: {type(error).__name__}: {error}", err=True)
-        click.echo("hint: this is a defect of streamfm; `streamfm --debug ...` prints the traceback to report", err=True)
+        click.echo(
+            "hint: this is a defect of streamfm; `streamfm --debug ...` prints the traceback to report", err=True
+        )
     return EXIT_ERROR

@@ -11,6 +11,9 @@ from rich.table import Table
 
 console = Console(stderr=True, highlight=False)
 output = Console(highlight=False)
+if not output.is_terminal:
+    # A file or a pipe has no width; a table must not be folded into it.
+    output.width = 160
 
 PRECISION = click.option(
     "--precision",
@@ -24,7 +27,13 @@ PRECISION = click.option(
 def progress_bar(*, counts: bool = False) -> Progress:
     """A bar on standard error, gone when it is done; with counts of rows instead of a percentage if wished."""
     amount = MofNCompleteColumn() if counts else TaskProgressColumn()
-    columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        amount,
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     return Progress(*columns, console=console, transient=True)
 
 

@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from streamfm.cli.console import PRECISION, console, progress_bar, print_table
-from streamfm.errors import DataError
+from streamfm.cli.console import PRECISION, console, print_table, progress_bar
+from streamfm.errors import DataError, MissingColumnsError
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
+    from streamfm.scoring import Precision
+
 FORMATS = {".parquet": "FORMAT parquet, COMPRESSION zstd", ".csv": "FORMAT csv, HEADER", ".json": "FORMAT json"}
 SHOWN_ROWS = 40
+WIDE = 200
 
 
 @click.command(short_help="Score a file of events into another.")
 @click.argument("reference")
 @click.argument("data")
-@click.option("-o", "--output", default="-", show_default=True, help="A .parquet, .csv or .json file; - prints CSV.")
+@click.option(
+    "-o",
+    "--output",
+    "destination",
+    default="-",
+    show_default=True,
+    help="A .parquet, .csv or .json file; - prints CSV.",
+)
 @click.option("--keep", "keep", help="Columns to carry over, with commas between; all of them by default.")
 @click.option("--logit", is_flag=True, help="Add the logit too.")
 @click.option("--threads", type=click.IntRange(1), help="Processor cores to use; all by default.")
 @PRECISION
 def score(
-    reference: str, data: str, output: str, keep: str | None, logit: bool, threads: int | None, precision: str
+    reference: str,
+    data: str,
+    destination: str,
+    keep: str | None,
+    logit: bool,
+    threads: int | None,
+    precision: Precision,
 ) -> None:
     """Score every event in DATA (Parquet, CSV, JSON lines; a path, a glob or a SQL query), in order.
 
@@ -45,16 +60,18 @@ def score(
       streamfm score models/ctr/3 'log/*.parquet' --keep event_id -o scores.csv
       streamfm score models/ctr@champion "SELECT * FROM 'e.parquet' WHERE country = 'CH'" | head
     """
+    from streamfm.scoring import load
     from streamfm.sources import open_source
     from udfs.duckdb_udf import register
 
-    target = None if output == "-" else Path(output)
+    target = None if destination == "-" else Path(destination)
     if target is not None and target.suffix not in FORMATS:
-        raise click.UsageError(f"{output}: unknown kind of file; end it with {', '.join(FORMATS)}")
-    with open_source(data, threads=threads) as source:
-        registration = register(source.connection, reference, precision=precision)
+        raise click.UsageError(f"{destination}: unknown kind of file; end it with {', '.join(FORMATS)}")
+    scorer = load(reference, precision=precision)
+    with open_source(data, inputs=scorer.spec.inputs, threads=threads) as source:
+        register(source.connection, scorer)
         columns = _carried(source.columns, keep)
-        _warn_of_missing(registration.scorer.spec.input_names, source.columns)
+        _warn_of_missing(scorer.spec.input_names, source.columns)
         scores = ", deepfm_logit(__row) AS logit" if logit else ""
         query = f"SELECT {columns}deepfm_score(__row) AS score{scores} FROM ({source.sql}) AS __row"
         if target is None:
@@ -64,7 +81,7 @@ def score(
     console.print(f"{rows:,} events scored into {target}")
 
 
-def _carried(columns: tuple[str, ...], keep: str | None) -> str:
+def _carried(columns: Collection[str], keep: str | None) -> str:
     if keep is None:
         return "__row.*, "
     wanted = [name.strip() for name in keep.split(",") if name.strip()]
@@ -77,8 +94,10 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _warn_of_missing(inputs: tuple[str, ...], columns: tuple[str, ...]) -> None:
+def _warn_of_missing(inputs: tuple[str, ...], columns: Collection[str]) -> None:
     present = {name.casefold() for name in columns}
+    if not present & {name.casefold() for name in inputs}:
+        raise MissingColumnsError(inputs, list(columns), source="the data")
     if missing := [name for name in inputs if name.casefold() not in present]:
         console.print(f"[yellow]not in the data, scored as NULL: {', '.join(missing)}[/]")
 
@@ -127,7 +146,7 @@ def query_progress(connection: duckdb.DuckDBPyConnection, label: str) -> Iterato
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, every row, instead of a table.")
 @PRECISION
 def sql(
-    reference: str, query: str | None, database: str, read_only: bool, name: str, as_csv: bool, precision: str
+    reference: str, query: str | None, database: str, read_only: bool, name: str, as_csv: bool, precision: Precision
 ) -> None:
     """Run QUERY in DuckDB with deepfm_score() and its companions; without QUERY, prompt (end a query with ;).
 
@@ -152,23 +171,14 @@ def sql(
 
 
 def _run(connection: duckdb.DuckDBPyConnection, query: str, *, as_csv: bool) -> None:
-    relation = connection.sql(query)
+    relation: duckdb.DuckDBPyRelation | None = connection.sql(query)
     if relation is None:
         return
-    # Through Arrow: DuckDB's own fetch needs pytz for TIMESTAMPTZ.
-    reader = relation.to_arrow_reader()
     if as_csv:
-        _write_csv(reader)
+        _write_csv(relation.to_arrow_reader())
         return
-    rows = list(itertools.islice(_rows(reader), SHOWN_ROWS + 1))
-    print_table(reader.schema.names, rows[:SHOWN_ROWS])
-    if len(rows) > SHOWN_ROWS:
-        console.print(f"the first {SHOWN_ROWS} rows; --csv prints all")
-
-
-def _rows(reader: pa.RecordBatchReader) -> Iterator[tuple[object, ...]]:
-    for batch in reader:
-        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+    width = output.width if output.is_terminal else WIDE
+    relation.show(max_rows=SHOWN_ROWS, max_width=width)
 
 
 def _write_csv(reader: pa.RecordBatchReader) -> None:

@@ -1,0 +1,190 @@
+"""`streamfm demo`: an app store is simulated, a model learns its clicks, and SQL asks it, step by step."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.rule import Rule
+from rich.syntax import Syntax
+
+from streamfm.cli.console import output, print_table
+from streamfm.cli.training import TrainingProgress, print_evaluation
+from streamfm.errors import StreamFMError
+
+if TYPE_CHECKING:
+    import duckdb
+    import numpy as np
+
+    from streamfm.scoring import Scorer
+
+SEED = 7
+DAYS, TEST_DAYS = 28.0, 2.0
+
+TOP_APPS = """
+-- Apps for one user, tonight: every app is put in the place of the one that was shown.
+WITH apps AS (SELECT DISTINCT ON (app_id) app_id, category, developer, genres, price, rating FROM events)
+SELECT apps.app_id, apps.category, deepfm_score(
+         user_id := u.user_id, device := u.device, os_version := u.os_version, country := u.country,
+         installed_categories := u.installed_categories, session_seconds := u.session_seconds, position := 1,
+         ts := TIMESTAMP '2026-02-03 20:00:00', app_id := apps.app_id, category := apps.category,
+         developer := apps.developer, genres := apps.genres, price := apps.price, rating := apps.rating) AS p
+FROM apps, (FROM events WHERE user_id = '{user}' LIMIT 1) u ORDER BY p DESC LIMIT 5"""
+BY_HOUR = """
+-- A whole row at once: inputs by name, other columns ignored. hour(ts) in the model is derived inside, in UTC.
+SELECT hour(ts) AS hour, count(*) AS events, avg(deepfm_score(e)) AS predicted, avg(clicked) AS clicked
+FROM tomorrow e GROUP BY ALL ORDER BY ALL"""
+EXPLANATION = """
+-- What each feature adds to the logit of the first event of tomorrow: the shares add up.
+SELECT x.* FROM (SELECT unnest(deepfm_explain(e)) AS x FROM (FROM tomorrow LIMIT 1) e) 
+ORDER BY abs(x.total) DESC LIMIT 6"""
+NEIGHBOURS = """
+-- Apps near one app, by what the model has learnt of them (it never saw the names' meaning).
+WITH apps AS (SELECT DISTINCT app_id, deepfm_embedding('app_id', app_id) AS v FROM events)
+SELECT o.app_id, array_cosine_similarity(o.v, a.v) AS similarity FROM apps o, apps a
+WHERE a.app_id = '{app}' AND o.app_id <> a.app_id ORDER BY similarity DESC LIMIT 5"""
+
+
+@click.command(short_help="See everything work on a simulated app store.")
+@click.option("--folder", default="demo", show_default=True, type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--events", default=250_000, show_default=True, type=click.IntRange(10_000), help="How many to learn from."
+)
+def demo(folder: Path, events: int) -> None:
+    """Simulate an app store's log, train, compare with the true click probabilities, and let SQL answer.
+
+    Everything lies in one folder afterwards, to go on with; the commands that do the same are printed.
+    """
+    began = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    truth = _simulate(folder, events)
+    reference = _train(folder)
+    _compare(folder, reference, truth)
+    _ask(folder, reference)
+    _say(f"Done in {time.monotonic() - began:.0f} s. To go on:")
+    for line in (
+        f"streamfm sql {reference}",
+        f"streamfm evaluate {reference} {folder}/tomorrow.parquet",
+        f"streamfm models show {reference}",
+        f"streamfm score {reference} {folder}/tomorrow.parquet -o {folder}/scored.parquet",
+    ):
+        output.print(f"  .venv/bin/{line}")
+
+
+def _say(text: str) -> None:
+    output.print()
+    output.print(Rule(f"[bold]{text}[/]", align="left"))
+
+
+def _command(text: str) -> None:
+    output.print(f"[dim]$ {text}[/]")
+
+
+def _simulate(folder: Path, events: int) -> np.ndarray:
+    """Write the events to learn from and those of the days after; the latter's true probabilities [B]."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from streamfm.testing import OPENING, AppStore
+
+    _say(f"1. An app store of {DAYS:.0f} days: {events:,} impressions, with the probability of every click known")
+    store = AppStore(seed=SEED, users=4_000, apps=300)
+    random = np.random.default_rng(SEED)
+    past = store.events(events, random=random, days=DAYS)
+    later = OPENING + timedelta(days=DAYS)
+    future = store.events(events // 8, random=random, start=later, days=TEST_DAYS, first_event=events)
+    for name, table in (("events", past), ("tomorrow", future)):
+        # The truth is kept out of the files: a model must not see it.
+        pq.write_table(table.drop_columns(["true_probability"]), folder / f"{name}.parquet")
+    columns = ["ts", "user_id", "app_id", "category", "country", "price", "position", "clicked", "true_probability"]
+    print_table(columns, [tuple(row.values()) for row in past.select(columns).slice(0, 3).to_pylist()])
+    truth: np.ndarray = future["true_probability"].to_numpy()
+    return truth
+
+
+def _train(folder: Path) -> str:
+    """Propose the features, train, publish; the reference of the champion."""
+    from streamfm.model import ModelSettings
+    from streamfm.pipeline import PipelineSettings, train
+    from streamfm.proposal import propose
+    from streamfm.registry import CHAMPION, Registry
+    from streamfm.train_settings import TrainSettings
+
+    _say("2. What to make of the columns: a proposal, with its reasons")
+    _command(f"streamfm init {folder}/events.parquet --label clicked -o {folder}/features.toml")
+    text = propose(folder / "events.parquet", "clicked").to_toml()
+    (folder / "features.toml").write_text(text, encoding="utf-8")
+    output.print(Syntax("\n".join(text.splitlines()[:24]) + "\n...", "toml", background_color="default"))
+
+    _say("3. Train a DeepFM, prove that its ONNX networks answer as torch does, publish")
+    out = f"--out {folder}/models/apps --promote --factors 16 --hidden 64,32"
+    _command(f"streamfm train {folder}/events.parquet --features {folder}/features.toml {out}")
+    registry = Registry(folder / "models")
+    registry.root.mkdir(exist_ok=True)
+    settings = PipelineSettings(
+        model=ModelSettings(factors=16, hidden=(64, 32)), training=TrainSettings(seed=SEED), name="apps"
+    )
+    with TrainingProgress() as progress:
+        made = train(
+            folder / "features.toml",
+            folder / "events.parquet",
+            registry.root / f".new-apps-{time.time_ns()}",
+            settings=settings,
+            progress=progress,
+        )
+    print_evaluation(made.evaluation, title="the last days of the log, held back")
+    version = registry.publish(made.bundle.path, "apps", alias=CHAMPION).version
+    output.print(f"published as {folder}/models/apps/{version}, @{CHAMPION}")
+    return f"{folder}/models/apps@{CHAMPION}"
+
+
+def _compare(folder: Path, reference: str, truth: np.ndarray) -> None:
+    """The model beside the true probabilities, on the days after."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from streamfm.evaluation import auc, log_loss
+    from streamfm.scoring import load
+
+    _say("4. The two days after, against the truth: no model can beat the true probability")
+    events = pq.read_table(folder / "tomorrow.parquet")
+    scorer: Scorer = load(reference)
+    labels = events["clicked"].to_numpy()
+    rows = []
+    for name, scores in (
+        ("the click rate", np.full(len(labels), labels.mean())),
+        ("DeepFM", scorer.score(events)),
+        ("true probability", truth),
+    ):
+        error = float(np.abs(scores - truth).mean())
+        rows.append((name, f"{auc(labels, scores):.4f}", f"{log_loss(labels, scores):.4f}", f"{error:.4f}"))
+    print_table(["predicted by", "AUC", "log loss", "mean distance from the truth"], rows)
+
+
+def _ask(folder: Path, reference: str) -> None:
+    import duckdb
+
+    from udfs.duckdb_udf import register
+
+    _say("5. The same model in DuckDB SQL, from raw columns")
+    connection = duckdb.connect()
+    for name in ("events", "tomorrow"):
+        connection.execute(f"CREATE VIEW {name} AS FROM '{folder}/{name}.parquet'")
+    register(connection, reference)
+    user, app = _favourites(connection)
+    for query in (TOP_APPS.format(user=user), BY_HOUR, EXPLANATION, NEIGHBOURS.format(app=app)):
+        output.print()
+        output.print(Syntax(query.strip(), "sql", background_color="default", word_wrap=True))
+        connection.sql(query).show(max_width=output.width)
+
+
+def _favourites(connection: duckdb.DuckDBPyConnection) -> tuple[str, str]:
+    """The user and the app that the log holds most of."""
+    query = "SELECT mode(user_id), mode(app_id) FROM events"
+    found = connection.execute(query).fetchone()
+    if found is None:
+        raise StreamFMError("the log is empty")
+    return str(found[0]), str(found[1])
