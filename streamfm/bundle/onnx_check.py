@@ -33,6 +33,8 @@ _BITS: Final = {
 
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 2, 8, 9, 13, 14
 _TENSOR_DATA: Final = {4, 5, 6, 7, 10, 11}
+_TENSOR_STRINGS: Final = 6
+_PACKED: Final = {4: 4, 10: 8}
 
 Value = int | memoryview
 
@@ -180,8 +182,8 @@ def _check_tensor(tensor: memoryview, walk: _Walk) -> str:
                 hint="export the model with its weights inside; a bundle never reads a path that a model names",
             )
         elif number in _TENSOR_DATA:
-            # A packed list has as many values as bytes at most, an unpacked one a value for each occurrence.
-            stored += 1 if isinstance(value, int) else max(1, len(value))
+            # An unpacked list and one of strings have a value each time, a packed one at most so many for its bytes.
+            stored += 1 if isinstance(value, int) or number == _TENSOR_STRINGS else len(value) // _PACKED.get(number, 1)
     if data_type not in _BITS:
         raise walk.refuse(f"tensor {name!r} has data type {data_type}, which is unknown")
     count = math.prod(_checked_dims(dims, f"tensor {name!r}", walk))
@@ -214,6 +216,8 @@ def _fields(message: memoryview, walk: _Walk) -> Iterator[tuple[int, Value]]:
     while position < end:
         key, position = _varint(message, position, walk)
         number, wire = key >> 3, key & 7
+        if number == 0:
+            raise walk.refuse("not an ONNX model: field 0")
         if wire == _VARINT:
             value, position = _varint(message, position, walk)
             yield number, value
@@ -224,7 +228,7 @@ def _fields(message: memoryview, walk: _Walk) -> Iterator[tuple[int, Value]]:
             length = 4 if wire == _FIXED32 else 8
         else:
             raise walk.refuse(f"not an ONNX model: wire type {wire} of field {number}")
-        if number == 0 or length > end - position:
+        if length > end - position:
             raise walk.refuse(
                 f"not an ONNX model, or cut off: field {number} takes {length:,} bytes of {end - position:,}"
             )

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from streamfm import files
 from streamfm.bundle.manifest import MANIFEST_LIMIT, MANIFEST_NAME, FileEntry, Manifest
 from streamfm.bundle.onnx_check import OnnxFacts, check_onnx
@@ -20,7 +18,6 @@ from streamfm.bundle.tensor_check import check_npy, check_safetensors
 from streamfm.encoder import Encoder
 from streamfm.errors import BundleError
 from streamfm.features import FeatureSpec
-from streamfm.kernels import FIRST_VALUE_ROW
 from streamfm.vocabulary import Vocabularies
 
 REQUIRED_FILES: Final = ("features.toml", "model.onnx", "vocabulary/tables.json", "weights.safetensors")
@@ -81,8 +78,6 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
     with _naming("vocabulary", folder=folder):
         vocabularies = Vocabularies.load(folder / "vocabulary")
         _check_layout(manifest, spec, vocabularies)
-        if verify:
-            _check_tables(vocabularies)
     return Bundle(path=folder, manifest=manifest, spec=spec, vocabularies=vocabularies)
 
 
@@ -212,19 +207,6 @@ def _check_layout(manifest: Manifest, spec: FeatureSpec, vocabularies: Vocabular
             f"{MANIFEST_NAME} says {facts.slots} slots, {facts.rows:,} rows, weighted {facts.weighted}",
             hint="vocabulary and manifest are of different models",
         )
-
-
-def _check_tables(vocabularies: Vocabularies) -> None:
-    """Check that a look-up, which checks nothing itself, ends at a free slot and finds only rows of its table."""
-    for index, (name, table) in enumerate(vocabularies.tables.items()):
-        rows = table.slots[:, 1]
-        taken, values = int(np.count_nonzero(rows)), table.rows - FIRST_VALUE_ROW
-        fits = taken == (values if table.kind == "values" else 0) and taken < len(rows) and int(rows.max()) < table.rows
-        if values < 0 or not fits:
-            raise BundleError(
-                f"vocabulary/{index}.slots.npy: table {name!r} has {table.rows} rows, its look-up {taken} values "
-                f"in {len(rows)} slots, the last with row {int(rows.max())}"
-            )
 
 
 def _mapped(path: Path) -> bytes | memoryview:

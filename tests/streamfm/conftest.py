@@ -68,7 +68,7 @@ def small_bundle(pristine_bundle: Path, tmp_path: Path) -> Path:
 Reseal = Callable[..., None]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def reseal() -> Reseal:
     """The function that makes a changed bundle's manifest agree with it again, as an attacker would.
 
