@@ -107,8 +107,10 @@ def _fields(nodes: Nodes, network: Network) -> str:
     """The fields' pooled table rows side by side: x, [B, F·(K+1)]."""
     table = network.table
     if _has_constant_squares(network):
+        factors = table[:, :-1]
+        squares = np.einsum("rk,rk->r", factors, factors, dtype=np.float64)
         table = table.copy()
-        table[:, -1] -= 0.5 * np.square(table[:, :-1], dtype=np.float64).sum(axis=1)
+        table[:, -1] -= 0.5 * squares
     nodes.constant("table", table)
     runs = _runs(network)
     parts = [_run(nodes, network, *run, whole=len(runs) == 1) for run in runs]

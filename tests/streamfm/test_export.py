@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from safetensors import safe_open
 
 from streamfm.bundle import open_bundle
 from streamfm.encoder import Encoded, Encoder
@@ -205,6 +206,9 @@ def test_weights_keep_served_ones_by_name_and_the_training_state(case: Case, mod
     served = {f"served.{name}": tensor.numpy() for name, tensor in case.model.state_dict().items()}
     rest = {"raw.table": case.model.table.detach().numpy() * 2, "step": np.array([12], np.int64)}
     bundle = export_bundle(models / "new", case.trained(state=served | rest), PROVENANCE)
+    with safe_open(bundle.path / "weights.safetensors", framework="numpy") as tensors:
+        expected = {*case.model.state_dict(), "training.raw.table", "training.step"}
+        assert expected == set(tensors.keys())
     state = read_state(bundle.path / "weights.safetensors")
     assert (served | rest).keys() == state.keys()
     for name, array in (served | rest).items():
