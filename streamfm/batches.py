@@ -1,6 +1,6 @@
 """The order in which rows become batches: as they lie, or shuffled at a cost linear in the rows.
 
-A shuffle of more rows than fit in a window of 64 MiB reads chunks of 256 KiB, the chunks in random order, and mixes the
+A shuffle of more rows than fit in a window of 32 MiB reads chunks of 256 KiB, the chunks in random order, and mixes the
 rows of each window, so that reads from a file larger than memory stay long and memory stays small. Fewer rows than a
 window are shuffled uniformly. A single row left over at the end joins the batch before it: batch norm cannot train on
 one row.
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Large enough to mix a log that is sorted by time, small beside what training needs anyway.
-WINDOW_BYTES = 64 << 20
+WINDOW_BYTES = 32 << 20
 # One read from the disk; a window is made of a few hundred of these.
 CHUNK_BYTES = 256 << 10
 

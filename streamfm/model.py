@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from streamfm.dropout import RandomByteDropout
 from streamfm.errors import SpecError
 
 if TYPE_CHECKING:
@@ -68,36 +69,9 @@ def pairwise_interactions(vectors: Tensor) -> Tensor:
     Returns:
         `[B]`: equals `sum(v_i @ v_j for i < j)` at a cost of F·K instead of F²·K (Rendle 2010, lemma 3.1).
     """
-    square_of_sum = vectors.sum(dim=1).square()
-    sum_of_squares = vectors.square().sum(dim=1)
-    return 0.5 * (square_of_sum - sum_of_squares).sum(dim=1)
-
-
-class RandomByteDropout(nn.Module):
-    """Drop-out whose coin is one random byte a unit: the same law as `nn.Dropout`, at a tenth of the cost.
-
-    The share is rounded to 1/256, and the survivors are scaled by the rounded share, so the expectation is exact.
-    """
-
-    def __init__(self, share: float, generator: np.random.Generator) -> None:
-        """Draw from `generator`, which the layers of one model have in common."""
-        super().__init__()
-        self.threshold = min(round(256 * share), 255)
-        self.scale = 256 / (256 - self.threshold)
-        self.generator = generator
-
-    def forward(self, units: Tensor) -> Tensor:
-        """The units, some of them zero while training; unchanged otherwise."""
-        if not self.training or self.threshold == 0:
-            return units
-        words = self.generator.integers(0, 2**64, size=-(-units.numel() // 8), dtype=np.uint64)
-        coins = torch.from_numpy(words.view(np.uint8)[: units.numel()]).view(units.shape)
-        kept = (coins >= self.threshold).to(units.dtype).mul_(self.scale)
-        return units * kept
-
-    def extra_repr(self) -> str:
-        """The share, as torch prints a module."""
-        return f"share={self.threshold / 256:.4f}"
+    square_of_sum = vectors.sum(dim=1).square().sum(dim=1)
+    sum_of_squares = vectors.square().sum(dim=(1, 2))
+    return 0.5 * (square_of_sum - sum_of_squares)
 
 
 class DeepFM(nn.Module):
@@ -139,8 +113,8 @@ class DeepFM(nn.Module):
         Training gathers by itself, so that the gradient of the table stays as small as the batch.
         """
         vectors = self.field_vectors(slots, weights)
-        factors, first_order = vectors[:, :, :-1], vectors[:, :, -1]
-        logits = self.bias + first_order.sum(dim=1) + pairwise_interactions(factors)
+        factors, first_order = torch.split(vectors, [self.settings.factors, 1], dim=2)
+        logits = self.bias + first_order.sum(dim=(1, 2)) + pairwise_interactions(factors)
         if self.deep is None:
             return logits
         deep: Tensor = self.deep(factors.flatten(start_dim=1))
@@ -171,7 +145,7 @@ def _deep_part(
         layers.append(nn.Linear(width, hidden))
         if settings.batch_norm:
             layers.append(nn.BatchNorm1d(hidden))
-        layers.append(nn.ReLU())
+        layers.append(nn.ReLU(inplace=True))
         if settings.dropout > 0:
             layers.append(RandomByteDropout(settings.dropout, coins))
         width = hidden

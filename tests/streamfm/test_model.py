@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from streamfm.dropout import RandomByteDropout
 from streamfm.encoder import Field, Layout
 from streamfm.errors import SpecError
-from streamfm.model import DeepFM, ModelSettings, RandomByteDropout, pairwise_interactions
+from streamfm.model import DeepFM, ModelSettings, pairwise_interactions
 
 
 def layout(*lengths: int, rows: int = 50, weighted: bool = True) -> Layout:
@@ -167,3 +168,9 @@ def test_seeded_dropout_repeats_itself() -> None:
 def test_impossible_shapes_are_refused(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         ModelSettings(**wrong)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_dropout_keeps_the_units_type(kind: torch.dtype) -> None:
+    dropped = RandomByteDropout(0.5, np.random.Generator(np.random.SFC64(1)))(torch.ones(7, 3, dtype=kind))
+    assert (kind, {0.0, 2.0}) == (dropped.dtype, set(dropped.tolist()[0] + dropped.tolist()[1]))
