@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, cast
+from pathlib import Path
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -158,13 +160,17 @@ class Learner:
 class Snapshot:
     """The best state so far: a copy that the next steps do not touch."""
 
-    def __init__(self, *, on_disk: bool) -> None:
-        """Hold large arrays in nameless temporary files if `on_disk`, so that they cost no anonymous memory."""
-        self._on_disk = on_disk
+    def __init__(self, *, on_disk: bool, folder: Path | None = None) -> None:
+        """Hold large arrays in nameless files in `folder` if `on_disk`, so that they cost no anonymous memory."""
+        self._on_disk, self._folder = on_disk, folder
         self.arrays: Arrays = {}
 
     def take(self, arrays: Arrays) -> None:
-        """Copy the arrays; the last copy is overwritten."""
+        """Copy the arrays; the last copy is overwritten.
+
+        Raises:
+            DataError: The disk is full.
+        """
         for name, array in arrays.items():
             if name not in self.arrays:
                 self.arrays[name] = self._empty_like(array)
@@ -173,9 +179,23 @@ class Snapshot:
     def _empty_like(self, array: NDArray[Any]) -> NDArray[Any]:
         if not self._on_disk or array.nbytes < 1 << 20:
             return np.empty_like(array)
-        with tempfile.TemporaryFile(prefix="streamfm-") as file:
-            file.truncate(array.nbytes)
+        with tempfile.TemporaryFile(prefix="streamfm-", dir=self._folder) as file:
+            _reserve(file, array.nbytes)
             return np.memmap(file, array.dtype, "r+", shape=array.shape).view(np.ndarray)
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    # A map of a file with holes would end the process (SIGBUS) where the disk is full.
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+            return
+        for start in range(0, size, 1 << 20):
+            file.write(bytes(min(1 << 20, size - start)))
+        file.flush()
+    except OSError as error:
+        hint = "free some space, or train with a temporary folder on another disk"
+        raise DataError(f"no room to keep the best weights, {size} bytes: {error.strerror}", hint=hint) from error
 
 
 class IdReplacement:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -46,6 +47,7 @@ def fit(
     on_interrupt: Literal["best", "discard"] = "best",
     stop: Callable[[], bool] | None = None,
     state: Mapping[str, NDArray[Any]] | None = None,
+    folder: Path | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> TrainReport:
     """Train the model in place, give it the best weights, and report.
@@ -60,10 +62,12 @@ def fit(
             always raises.
         stop: Asked between two steps; True ends the training as Ctrl-C does.
         state: `TrainReport.state` of an earlier run of the same model, to go on from.
+        folder: Where the best weights of a large table lie meanwhile; the system's temporary folder by default.
         clock: Seconds, for the report.
 
     Raises:
-        DataError: The rows cannot be trained on (labels, sample weights, another layout), or training diverged.
+        DataError: The rows cannot be trained on (labels, sample weights, another layout), training diverged, or the
+            disk is full.
         KeyboardInterrupt: Interrupted, and nothing is to be kept; the model is then half trained.
     """
     check_rows("training", train, model.layout, settings)
@@ -71,7 +75,7 @@ def fit(
     if state is None:
         _start_at_base_rate(model, train, settings)
     with _torch_threads(settings.threads), held_interrupts() as interruption:
-        run = _Run(model, train, valid, settings, progress or Silence(), clock, state)
+        run = _Run(model, train, valid, settings, progress or Silence(), clock, folder, state)
 
         def stopping() -> bool:
             asked = interruption.requested or (stop is not None and stop())
@@ -137,6 +141,7 @@ class _Run:
         settings: TrainSettings,
         progress: Progress,
         clock: Callable[[], float],
+        folder: Path | None,
         state: Mapping[str, NDArray[Any]] | None,
     ) -> None:
         self._model, self._train, self._valid, self._settings = model, train, valid, settings
@@ -147,7 +152,7 @@ class _Run:
         self._learner = Learner(model, settings, state=state)
         replaced = np.random.Generator(np.random.SFC64(int(self._random.integers(2**63))))
         self._replacement = IdReplacement(model.layout, settings.unknown_share, settings.null_share, replaced)
-        self._snapshot = Snapshot(on_disk=self._learner.table_update == "lazy")
+        self._snapshot = Snapshot(on_disk=self._learner.table_update == "lazy", folder=folder)
         self._plateau = Plateau(settings.plateau_patience)
         self._epochs: list[EpochReport] = []
         self._best_epoch = 0

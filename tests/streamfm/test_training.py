@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import signal
 import threading
 from dataclasses import replace
@@ -303,6 +304,17 @@ def test_a_snapshot_on_disk_is_a_copy() -> None:
         snapshot.take({"large": array + added, "small": array[:3] + added})
         np.testing.assert_array_equal(array + added, snapshot.arrays["large"])
         np.testing.assert_array_equal(array[:3] + added, snapshot.arrays["small"])
+
+
+def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        with pytest.raises(DataError, match="no room to keep the best weights, 2097152 bytes"):
+            Snapshot(on_disk=True, folder=tmp_path).take({"large": np.zeros(1 << 19, np.float32)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [] == list(tmp_path.iterdir())
 
 
 def test_sample_weights_are_heeded(tmp_path: Path) -> None:
