@@ -41,6 +41,7 @@ class Source:
         name: For messages: the path, "the SQL query" or the kind of table.
         connection: The DuckDB connection, in UTC.
         sql: The query that gives all rows, in a fixed order.
+        is_text: Whether it is read from text files, so that declared inputs decide on its types.
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class Source:
         *,
         files: Sequence[str] = (),
         storage: Path | None = None,
+        is_text: bool = False,
     ) -> None:
         """Read nothing yet; `storage` is the file that `keep` writes, None where reading again is cheap."""
         self.name = name
         self.connection = connection
         self.sql = sql
+        self.is_text = is_text
         self._all_rows, self._condition = sql, "true"
         self._files = tuple(files)
         self._storage = storage
@@ -272,8 +275,9 @@ def _source_of_files(
     files = find_files(paths)
     name = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
     query = scan(files, inputs, Source(name, connection, "", files=files).describe)
-    storage = None if format_of(files[0]) == "parquet" else Path(folder) / "rows.duckdb"
-    return Source(name, connection, query, files=files, storage=storage)
+    is_text = format_of(files[0]) != "parquet"
+    storage = Path(folder) / "rows.duckdb" if is_text else None
+    return Source(name, connection, query, files=files, storage=storage, is_text=is_text)
 
 
 def _source_of_table(rows: SourceLike, connection: duckdb.DuckDBPyConnection) -> Source:

@@ -57,3 +57,12 @@ def _mixed(seed: int) -> str:
     x = f"(({ROW_NUMBER} * 1103515245 + {seed % _PRIME}) % {_PRIME})"
     square = f"({x} * {x} % {_PRIME})"
     return f"({square} * {square} % {_PRIME} * {x} % {_PRIME})"
+
+
+def drawn(source: Source, rows: int, *, seed: int = 0) -> Source:
+    """The source itself when it has no more than so many rows, else about as many of them, drawn at random and kept."""
+    if source.rows <= rows:
+        return source
+    part = source.part("sample", f"{_mixed(seed)} < {int(rows / source.rows * _PRIME)}")
+    source.execute(f"CREATE OR REPLACE TABLE drawn AS {part.sql}")
+    return Source(source.name, source.connection, "SELECT * FROM drawn")
