@@ -58,6 +58,13 @@ def test_every_make_target_tells_what_it_does() -> None:
     assert set(re.findall(r"^([a-z]+):.*## \S", makefile, re.MULTILINE)) == targets
 
 
+def test_contributing_places_every_module_of_the_core() -> None:
+    named = set(re.findall(r"`(\w+)`", (ROOT / "CONTRIBUTING.md").read_text()))
+    paths = (ROOT / "streamfm").iterdir()
+    modules = {path.stem for path in paths if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert modules - named == {"__init__"}
+
+
 def test_the_changelog_begins_with_what_is_not_released() -> None:
     headings = re.findall(r"^## (.+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[0] == "[Unreleased]"
