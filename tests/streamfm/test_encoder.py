@@ -124,6 +124,9 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
     return Encoder(SPEC, fit(tmp_path_factory.mktemp("encoder") / "vocabulary", SPEC, VALUES))
 
 
+# Laws that follow from the definition already, asked of rows that take long to draw.
+FEW = settings(max_examples=30)
+
 Row = dict[str, Any]
 TEXTS = st.sampled_from([*VALUES["user"], *VALUES["genres"], "nobody", "\x00"]) | st.text(max_size=40)
 INTEGERS = st.sampled_from([1, 2, -3]) | st.integers(-(2**63), 2**63 - 1)
@@ -239,6 +242,7 @@ def test_rows_are_encoded_as_defined(encoder: Encoder, rows: list[Row]) -> None:
     )
 
 
+@FEW
 @given(st.lists(EVENTS, min_size=1, max_size=8))
 def test_what_comes_out_is_what_the_model_reads(encoder: Encoder, rows: list[Row]) -> None:
     ids, weights = encoder.encode(columns_of(rows), len(rows))
@@ -254,6 +258,7 @@ def test_what_comes_out_is_what_the_model_reads(encoder: Encoder, rows: list[Row
         assert ((BASES[feature.table] <= slots) & (slots < limits[feature.table])).all()
 
 
+@FEW
 @given(st.lists(EVENTS, min_size=1, max_size=8), st.data())
 def test_permuted_rows_have_permuted_ids(encoder: Encoder, rows: list[Row], data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(len(rows))))
@@ -263,6 +268,7 @@ def test_permuted_rows_have_permuted_ids(encoder: Encoder, rows: list[Row], data
     assert_same(Encoded(ids[list(order)], weights[list(order)]), permuted)
 
 
+@FEW
 @given(st.lists(EVENTS, min_size=1, max_size=8), st.data())
 def test_a_part_of_a_batch_is_encoded_as_in_the_whole(encoder: Encoder, rows: list[Row], data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(rows)))
@@ -357,7 +363,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=30)
+@FEW
 @given(st.lists(EVENTS, min_size=1, max_size=6))
 def test_every_arrow_form_of_a_column_has_the_same_ids(encoder: Encoder, form: str, rows: list[Row]) -> None:
     columns = columns_of(rows)
@@ -365,6 +371,7 @@ def test_every_arrow_form_of_a_column_has_the_same_ids(encoder: Encoder, form: s
     assert_same(encoder.encode(columns, len(rows)), encoder.encode(formed, len(rows)))
 
 
+@FEW
 @given(st.lists(EVENTS, min_size=1, max_size=6))
 def test_dicts_have_the_ids_of_tables(encoder: Encoder, rows: list[Row]) -> None:
     given_hours = [row.pop("hour") for row in copy.deepcopy(rows)]
@@ -378,6 +385,7 @@ def test_dicts_have_the_ids_of_tables(encoder: Encoder, rows: list[Row]) -> None
         assert_same(expected.row(number), one)
 
 
+@FEW
 @given(st.lists(EVENTS, min_size=1, max_size=4))
 def test_the_inputs_are_left_as_they_were(encoder: Encoder, rows: list[Row]) -> None:
     columns = columns_of(rows)
@@ -568,6 +576,7 @@ def test_a_column_of_a_wrong_type_or_length_is_an_error_that_names_the_feature(
         encoder.encode(columns, 1)
 
 
+@FEW
 @given(EVENTS)
 def test_row_of_a_value_is_the_row_that_encode_gives(encoder: Encoder, event: Row) -> None:
     encoded = encoder.encode(columns_of([event]), 1)
