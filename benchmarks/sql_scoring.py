@@ -7,8 +7,8 @@ fetch to pandas, encode by fitted scikit-learn encoders, predict with torch, wri
 Limit: onnxruntime alone, on ids encoded before, in chunks of 2,048 rows, on as many threads, each with a session's call
 of its own. For int8 also the fp32 network, for the way by pandas the whole of that way.
 
-Traps: DuckDB shares work out by row groups of 122,880 rows, so there are 16 full ones. The limit gets the query's chunks
-in its better arrangement (a call a thread; one call on two threads is slower). The sides take turns, medians are
+Traps: DuckDB shares work out by row groups of 122,880 rows, so there are 16 full ones. The limit has the same chunks
+in their better arrangement (a call a thread; one call on two threads is slower). The sides take turns, medians are
 compared, and a first run of each is thrown away. A core's clock falls when the other is busy, so threads are compared
 with as many. The answers of all sides are compared: a fast wrong one does not count.
 """

@@ -6,8 +6,10 @@ user's query. So `hour(ts)` is one definition, in UTC, whatever the session says
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
+import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -184,15 +186,32 @@ class Deriver:
 
 
 _local = threading.local()
+_opened: weakref.WeakSet[DuckDBPyConnection] = weakref.WeakSet()
+_inherited: list[DuckDBPyConnection] = []
 
 
 def _thread_connection() -> DuckDBPyConnection:
-    """This thread's private connection, opened once: one serves one thread, and does not survive a fork."""
+    """This thread's private connection, opened once: one serves one thread, and one process."""
     held: tuple[int, DuckDBPyConnection] | None = getattr(_local, "held", None)
     if held is None or held[0] != os.getpid():
         held = (os.getpid(), private_connection())
+        _opened.add(held[1])
         _local.held = held
     return held[1]
+
+
+def _hold() -> None:
+    _inherited.extend(_opened)
+
+
+def _keep() -> None:
+    # To close a connection that came with a fork would wait for threads that did not: keep it for ever.
+    for connection in _inherited:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_hold, after_in_parent=_inherited.clear, after_in_child=_keep)
 
 
 def _accepts(item: Input, kind: pa.DataType) -> bool:
