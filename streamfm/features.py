@@ -165,11 +165,11 @@ class FeatureSpec:
         object.__setattr__(self, "inputs", tuple(self.inputs))
         object.__setattr__(self, "features", tuple(self.features))
         check_types(self, "the specification")
+        self._check_columns()
         check_distinct((i.name for i in self.inputs), "input")
         check_distinct((f.name for f in self.features), "feature")
         if not self.features:
             raise SpecError("the specification has no feature", hint="add a [features.NAME] table with its kind")
-        self._check_columns()
         for feature in self.features:
             self._check_source_of(feature)
         self._check_tables()
