@@ -28,6 +28,7 @@ Progress = Callable[[int, int], None]
 """Told how many rows are done, and of how many."""
 
 _NUMBER_ROWS = FIRST_VALUE_ROW + 1
+_NOTHING_COUNTED = "SELECT CAST(NULL AS VARCHAR) AS value, CAST(NULL AS BIGINT) AS count WHERE false"
 
 
 def fit_vocabularies(rows: SourceLike | LabelledRows, spec: FeatureSpec, folder: str | Path) -> Vocabularies:
@@ -96,21 +97,20 @@ def _add_tables(writer: VocabularyWriter, rows: LabelledRows, statistics: Mappin
 
 def _add_counted(writer: VocabularyWriter, rows: LabelledRows, table: str, features: list[Feature]) -> None:
     """Count a table's values and add them, the commonest first."""
-    # A cursor of its own writes while the other one reads.
-    with rows.source.connection.cursor() as cursor:
-        cursor.execute("CREATE OR REPLACE TABLE counted (value VARCHAR, count BIGINT)")
+    source = rows.source
+    # A cursor of its own writes while the connection streams.
+    with source.table("counted", _NOTHING_COUNTED), source.connection.cursor() as cursor:
         for feature in features:
             for values, counts in _counted_values(rows, feature):
                 cursor.register("batch", pa.table([values, counts], ["value", "count"]))
                 cursor.execute("INSERT INTO counted SELECT value, count FROM batch WHERE value IS NOT NULL")
                 cursor.unregister("batch")
-        cursor.execute(f"""
-            CREATE OR REPLACE TABLE kept AS SELECT value, sum(count)::BIGINT AS count FROM counted
-            GROUP BY value HAVING sum(count) >= {features[0].min_count}""")
-        distinct = cursor.execute("SELECT count(*) FROM kept").fetchall()[0][0]
-        batches = rows.source.batches("SELECT value, count FROM kept ORDER BY count DESC, value")
-        writer.add_values(table, distinct, batches)
-        cursor.execute("DROP TABLE kept; DROP TABLE counted")
+        kept = f"""
+            SELECT value, sum(count)::BIGINT AS count FROM counted GROUP BY value
+            HAVING sum(count) >= {features[0].min_count} ORDER BY count DESC, value"""
+        with source.table("kept", kept):
+            distinct = source.execute("SELECT count(*) FROM kept")[0][0]
+            writer.add_values(table, distinct, source.batches("SELECT value, count FROM kept"))
 
 
 def _counted_values(rows: LabelledRows, feature: Feature) -> Iterator[tuple[pa.Array, pa.Array]]:
@@ -119,9 +119,10 @@ def _counted_values(rows: LabelledRows, feature: Feature) -> Iterator[tuple[pa.A
     if feature.kind == "multivalued":
         value = f"unnest({value}[1:{feature.max_length}])"
     declared = "" if feature.sql else rows.spec.input(feature.input).type.removesuffix("[]")
-    counted = f"SELECT value, count(*) FROM ({rows.source.select(f'{value} AS value')}) GROUP BY value"
+    grouped = f"SELECT value, count(*) AS count FROM ({rows.source.select(f'{value} AS value')}) GROUP BY value"
     try:
-        for batch in rows.source.batches(counted):
-            yield category_texts(as_declared(batch.column(0), declared)), batch.column(1)
+        with rows.source.table("grouped", grouped):
+            for batch in rows.source.batches("SELECT value, count FROM grouped"):
+                yield category_texts(as_declared(batch.column(0), declared)), batch.column(1)
     except DataError as error:
         raise DataError(f"feature {feature.name!r}: {error.message}", hint=error.hint) from error

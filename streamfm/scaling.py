@@ -88,17 +88,20 @@ def _boundaries(source: Source, number: str, buckets: int) -> tuple[float, ...]:
 
     Counted over the sorted distinct values, which DuckDB spills: exact for any number of rows.
     """
-    grouped = f"SELECT x, count(*) AS n FROM ({source.select(f'{number} AS x')}) WHERE x IS NOT NULL GROUP BY x"
-    total = source.execute(f"SELECT coalesce(sum(n), 0)::BIGINT FROM ({grouped})")[0][0]
-    wanted = np.arange(1, buckets) * (total / buckets)
-    found: list[float] = []
-    lowest, seen = None, 0
-    for batch in source.batches(f"SELECT x, n FROM ({grouped}) ORDER BY x"):
-        values, counts = batch.column(0).to_numpy(), batch.column(1).to_numpy()
-        reached = seen + np.cumsum(counts)
-        inside = wanted[(wanted > seen) & (wanted <= reached[-1])]
-        found += values[np.searchsorted(reached, inside)].tolist()
-        lowest = values[0] if lowest is None else lowest
-        seen = int(reached[-1])
+    values = (
+        f"SELECT x, count(*) AS n FROM ({source.select(f'{number} AS x')}) WHERE x IS NOT NULL GROUP BY x ORDER BY x"
+    )
+    with source.table("numbers", values):
+        total = source.execute("SELECT coalesce(sum(n), 0)::BIGINT FROM numbers")[0][0]
+        wanted = np.arange(1, buckets) * (total / buckets)
+        found: list[float] = []
+        lowest, seen = None, 0
+        for batch in source.batches("SELECT x, n FROM numbers"):
+            numbers, counts = batch.column(0).to_numpy(), batch.column(1).to_numpy()
+            reached = seen + np.cumsum(counts)
+            inside = wanted[(wanted > seen) & (wanted <= reached[-1])]
+            found += numbers[np.searchsorted(reached, inside)].tolist()
+            lowest = numbers[0] if lowest is None else lowest
+            seen = int(reached[-1])
     # Below the lowest value there is nothing: a boundary there would leave a bucket that no row trains.
     return tuple(value for value in dict.fromkeys(found) if value != lowest)

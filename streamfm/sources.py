@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -70,9 +70,9 @@ class Source:
             DataError: A file or the query cannot be read to its end.
         """
         if self._storage is not None:
-            self.execute(f"ATTACH {literal(str(self._storage))} AS kept")
-            self.execute(f"CREATE TABLE kept.rows AS {self.sql}")
-            self.sql = self._all_rows = "SELECT * FROM kept.rows"
+            self.execute(f"ATTACH {literal(str(self._storage))} AS stored")
+            self.execute(f"CREATE TABLE stored.rows AS {self.sql}")
+            self.sql = self._all_rows = "SELECT * FROM stored.rows"
             self._storage = None
 
     @cached_property
@@ -147,6 +147,19 @@ class Source:
         """
         with self._errors():
             yield from self.connection.sql(query).to_arrow_reader(rows)
+
+    @contextmanager
+    def table(self, name: str, query: str) -> Iterator[None]:
+        """Keep the result of a query, in its order, as a table of that name for the length of a block.
+
+        While it is made, Ctrl-C is heard, which it is not while the first batch of a long query is awaited.
+        """
+        self.execute(f"CREATE OR REPLACE TABLE {name} AS {query}")
+        try:
+            yield
+        finally:
+            with suppress(duckdb.Error):
+                self.connection.execute(f"DROP TABLE {name}")
 
     def schema(self, query: str) -> pa.Schema:
         """The Arrow types of a query's columns."""
