@@ -20,7 +20,7 @@ PRECISION = click.option(
     type=click.Choice(["fp32", "int8"]),
     default="fp32",
     show_default=True,
-    help="Which network of the bundle answers; int8 is several times as fast, and its cost in AUC stands in the bundle.",
+    help="Which network answers; int8 is several times as fast, and what it costs in AUC stands in the bundle.",
 )
 
 

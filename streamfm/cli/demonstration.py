@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,6 @@ from rich.syntax import Syntax
 
 from streamfm.cli.console import output, print_table
 from streamfm.cli.training import TrainingProgress, print_evaluation
-from streamfm.errors import StreamFMError
 
 if TYPE_CHECKING:
     import duckdb
@@ -24,18 +24,20 @@ if TYPE_CHECKING:
 SEED = 7
 DAYS, TEST_DAYS = 28.0, 2.0
 
+LEFT_OUT = ("category", "developer", "genres")
+
 TOP_APPS = """
 -- Apps for one user, tonight: every app is put in the place of the one that was shown.
-WITH apps AS (SELECT DISTINCT ON (app_id) app_id, category, developer, genres, price, rating FROM events)
-SELECT apps.app_id, apps.category, deepfm_score(
+WITH apps AS (SELECT DISTINCT ON (app_id) app_id, price, rating FROM events)
+SELECT apps.app_id, deepfm_score(
          user_id := u.user_id, device := u.device, os_version := u.os_version, country := u.country,
          installed_categories := u.installed_categories, session_seconds := u.session_seconds, position := 1,
-         ts := TIMESTAMP '2026-02-03 20:00:00', app_id := apps.app_id, category := apps.category,
-         developer := apps.developer, genres := apps.genres, price := apps.price, rating := apps.rating) AS p
+         ts := TIMESTAMP '2026-02-03 20:00:00', app_id := apps.app_id, price := apps.price, rating := apps.rating) AS p
 FROM apps, (FROM events WHERE user_id = '{user}' LIMIT 1) u ORDER BY p DESC LIMIT 5"""
 BY_HOUR = """
 -- A whole row at once: inputs by name, other columns ignored. hour(ts) in the model is derived inside, in UTC.
-SELECT hour(ts) AS hour, count(*) AS events, avg(deepfm_score(e)) AS predicted, avg(clicked) AS clicked
+SELECT hour(ts) AS hour, count(*) AS events, round(avg(deepfm_score(e)), 4) AS predicted,
+       round(avg(clicked), 4) AS clicked
 FROM tomorrow e GROUP BY ALL ORDER BY ALL"""
 EXPLANATION = """
 -- What each feature adds to the logit of the first event of tomorrow: the shares add up.
@@ -115,17 +117,29 @@ def _train(folder: Path) -> str:
 
     _say("2. What to make of the columns: a proposal, with its reasons")
     _command(f"streamfm init {folder}/events.parquet --label clicked -o {folder}/features.toml")
-    text = propose(folder / "events.parquet", "clicked").to_toml()
-    (folder / "features.toml").write_text(text, encoding="utf-8")
-    output.print(Syntax("\n".join(text.splitlines()[:24]) + "\n...", "toml", background_color="default"))
+    proposal = propose(folder / "events.parquet", "clicked")
+    output.print(Syntax(_excerpt(proposal.to_toml()), "toml", background_color="default"))
+    output.print(
+        f"Left out by hand: {', '.join(LEFT_OUT)}. What an app is like must then be learnt from its clicks alone."
+    )
+    spec = replace(
+        proposal.spec,
+        inputs=tuple(i for i in proposal.spec.inputs if i.name not in LEFT_OUT),
+        features=tuple(f for f in proposal.spec.features if f.name not in LEFT_OUT),
+    )
+    (folder / "features.toml").write_text(spec.to_toml(), encoding="utf-8")
 
     _say("3. Train a DeepFM, prove that its ONNX networks answer as torch does, publish")
-    out = f"--out {folder}/models/apps --promote --factors 16 --hidden 64,32"
-    _command(f"streamfm train {folder}/events.parquet --features {folder}/features.toml {out}")
+    _command(
+        f"streamfm train {folder}/events.parquet --features {folder}/features.toml --out {folder}/models/apps --promote"
+        f" --factors 16 --hidden 64,32 --batch-size 1024 --l2 0.002 --epochs 5 --seed {SEED}"
+    )
     registry = Registry(folder / "models")
     registry.root.mkdir(exist_ok=True)
     settings = PipelineSettings(
-        model=ModelSettings(factors=16, hidden=(64, 32)), training=TrainSettings(seed=SEED), name="apps"
+        model=ModelSettings(factors=16, hidden=(64, 32)),
+        training=TrainSettings(batch_size=1024, l2_factors=0.002, l2_first_order=0.002, max_epochs=5, seed=SEED),
+        name="apps",
     )
     with TrainingProgress() as progress:
         made = train(
@@ -139,6 +153,13 @@ def _train(folder: Path) -> str:
     version = registry.publish(made.bundle.path, "apps", alias=CHAMPION).version
     output.print(f"published as {folder}/models/apps/{version}, @{CHAMPION}")
     return f"{folder}/models/apps@{CHAMPION}"
+
+
+def _excerpt(toml: str) -> str:
+    """The proposal's head, and its first features with the reasons."""
+    lines = toml.splitlines()
+    features = next(number for number, line in enumerate(lines) if line.startswith("[features"))
+    return "\n".join([*lines[:10], "...", *lines[features - 2 : features + 22], "..."])
 
 
 def _compare(folder: Path, reference: str, truth: np.ndarray) -> None:
@@ -178,13 +199,11 @@ def _ask(folder: Path, reference: str) -> None:
     for query in (TOP_APPS.format(user=user), BY_HOUR, EXPLANATION, NEIGHBOURS.format(app=app)):
         output.print()
         output.print(Syntax(query.strip(), "sql", background_color="default", word_wrap=True))
-        connection.sql(query).show(max_width=output.width)
+        connection.sql(query).show(max_rows=24, max_width=output.width)
 
 
 def _favourites(connection: duckdb.DuckDBPyConnection) -> tuple[str, str]:
     """The user and the app that the log holds most of."""
     query = "SELECT mode(user_id), mode(app_id) FROM events"
-    found = connection.execute(query).fetchone()
-    if found is None:
-        raise StreamFMError("the log is empty")
-    return str(found[0]), str(found[1])
+    ((user, app),) = connection.execute(query).fetchall()
+    return str(user), str(app)

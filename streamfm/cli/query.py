@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from streamfm.cli.console import PRECISION, console, print_table, progress_bar
+from streamfm.cli.console import PRECISION, console, output, progress_bar
 from streamfm.errors import DataError, MissingColumnsError
 
 if TYPE_CHECKING:
