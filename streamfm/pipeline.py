@@ -146,6 +146,7 @@ class _Run:
         """The rows to train on and those to validate on, checked."""
         with self._open(rows) as source:
             labelled = LabelledRows(source, self._spec)
+            check_labels_differ(source, self._spec)
             if valid is None:
                 fraction, seed = self._settings.valid_fraction, self._settings.training.seed
                 held = split(source, self._spec, valid_fraction=fraction, seed=seed)

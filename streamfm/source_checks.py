@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import types
@@ -63,12 +64,15 @@ def check_rows(source: Source, spec: FeatureSpec, deriver: Deriver, values: Mapp
             than `MAX_TEXT_BYTES`; an SQL feature that fails. Names the column and the first row, or the feature.
     """
     inputs = needed_columns(spec, deriver)
-    _check_types(source, spec, deriver, inputs)
     if source.rows == 0:
         raise DataError(f"{source.name}: no rows", hint="check the file, or the filter it was read with")
+    _check_types(source, spec, deriver, inputs)
     rules = [*_label_rules(source, spec), *_weight_rules(source, spec), *_value_rules(source, spec, values)]
-    counts = _counts(source, rules)
-    for rule, count in zip(rules, counts, strict=True):
+    counted = [(rule.of, f"count_if({rule.broken})") for rule in rules]
+    # No rule may look at an SQL feature; that it does not fail is seen by computing it.
+    computed = [(_of(feature), f"max(hash({values[feature.name]}))") for feature in spec.features if feature.sql]
+    counts = _aggregates(source, counted + computed)
+    for rule, count in zip(rules, counts, strict=False):
         if count:
             place, value = source.first_row(rule.broken, rule.shown)
             raise DataError(f"{place}: {rule.of} {rule.message.format(value)} ({count:,} such rows)", hint=rule.hint)
@@ -76,19 +80,23 @@ def check_rows(source: Source, spec: FeatureSpec, deriver: Deriver, values: Mapp
         raise DataError(f"{source.name}: weight {spec.weight!r} is 0 in every row: no row would count")
 
 
-def _counts(source: Source, rules: Sequence[_Rule]) -> Sequence[int]:
-    """How many rows break each rule; an expression that fails is named by asking for one after the other."""
+def _aggregates(source: Source, aggregates: Sequence[tuple[str, str]]) -> tuple[Any, ...]:
+    """The values of all aggregates, each of which is about something; the one that fails is named."""
     try:
-        return source.fetch(", ".join(f"count_if({rule.broken})" for rule in rules))
+        return source.fetch(", ".join(sql for _, sql in aggregates))
     except DataError:
-        for rule in rules:
+        for of, sql in aggregates:
             try:
-                source.fetch(f"count_if({rule.broken})")
+                source.fetch(sql)
             except DataError as error:
-                raise DataError(
-                    f"{rule.of}: {error.message}", hint=error.hint or "TRY(...) makes NULL of what fails"
-                ) from error
+                hint = error.hint or "TRY(...) makes NULL of what fails"
+                raise DataError(f"{of}: {error.message}", hint=hint) from error
         raise
+
+
+def _of(feature: Feature) -> str:
+    made = f"sql = {feature.sql!r}" if feature.sql else f"column {feature.input!r}"
+    return f"feature {feature.name!r}: {made}"
 
 
 def check_labels_differ(source: Source, spec: FeatureSpec) -> None:
@@ -190,7 +198,7 @@ def _value_rules(source: Source, spec: FeatureSpec, values: Mapping[str, str]) -
     kinds = source.describe(source.select(", ".join(f"{sql} AS v{i}" for i, sql in enumerate(values.values()))))
     for feature, kind in zip(spec.features, kinds.values(), strict=True):
         value = values[feature.name]
-        of = f"feature {feature.name!r}: " + (f"sql = {feature.sql!r}" if feature.sql else f"column {feature.input!r}")
+        of = _of(feature)
         if feature.kind == "numeric":
             x = feature.input or "..."
             hint = (

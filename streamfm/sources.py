@@ -100,7 +100,7 @@ class Source:
         Raises:
             MissingColumnsError: Names all that are absent.
         """
-        missing = [name for name in names if name.casefold() not in self._by_name]
+        missing = [name for name in dict.fromkeys(names) if name.casefold() not in self._by_name]
         if missing:
             error = MissingColumnsError(missing, list(self.columns), source=self.name)
             near = difflib.get_close_matches(missing[0], self.columns, n=1, cutoff=0.6)
