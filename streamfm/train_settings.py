@@ -13,6 +13,8 @@ from streamfm.errors import SpecError
 DENSE_TABLE_NUMBERS = 4_000_000
 """Tables of up to so many numbers (rows times K + 1) are updated densely by `table_update = "auto"`."""
 
+LEAST_BATCH_ROWS = 32
+
 _CHOICES = {
     "objective": ("binary", "regression"),
     "precision": ("auto", "float32", "bfloat16"),
@@ -26,7 +28,9 @@ class TrainSettings:
 
     Attributes:
         objective: "binary" (log loss) or "regression" (squared error).
-        batch_size: Rows of a step.
+        batch_size: Rows of a step, at most.
+        least_steps: Steps of an epoch, at least: few rows get smaller batches, down to `LEAST_BATCH_ROWS`, since a
+            handful of steps an epoch neither learns nor shows when it stops.
         learning_rate: Adam's, at first.
         max_epochs: Passes over the training rows at most.
         plateau_factor: The learning rate is multiplied by this when validation stops improving.
@@ -50,6 +54,7 @@ class TrainSettings:
 
     objective: Literal["binary", "regression"] = "binary"
     batch_size: int = 4096
+    least_steps: int = 40
     learning_rate: float = 1e-3
     max_epochs: int = 100
     plateau_factor: float = 0.1
@@ -61,8 +66,8 @@ class TrainSettings:
     gradient_norm: float = 10.0
     average: bool = True
     average_decay: float = 0.99
-    unknown_share: float = 0.001
-    null_share: float = 0.001
+    unknown_share: float = 0.005
+    null_share: float = 0.005
     table_update: Literal["auto", "dense", "lazy"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: int | None = None
@@ -79,7 +84,7 @@ class TrainSettings:
                 raise SpecError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
         for name in ("batch_size", "max_epochs", "plateau_patience", "plateaus"):
             self._require(name, 2 if name == "batch_size" else 1)
-        for name in ("l2_factors", "l2_first_order", "l2_deep", "gradient_norm", "seed"):
+        for name in ("l2_factors", "l2_first_order", "l2_deep", "gradient_norm", "seed", "least_steps"):
             self._require(name, 0)
         if self.threads is not None:
             self._require("threads", 1)
@@ -88,6 +93,12 @@ class TrainSettings:
         for name in ("average_decay", "plateau_factor", "unknown_share", "null_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise SpecError(f"{name} is {getattr(self, name)}, expected 0 <= {name} < 1")
+
+    def batch_rows(self, rows: int) -> int:
+        """Rows of a step when there are so many in all."""
+        if not self.least_steps:
+            return self.batch_size
+        return min(self.batch_size, max(LEAST_BATCH_ROWS, rows // self.least_steps))
 
     def _require(self, name: str, least: int) -> None:
         if not getattr(self, name) >= least:
@@ -129,6 +140,7 @@ class TrainReport:
         stopped: Why it ended.
         settings: What it was told.
         rows: Training rows.
+        batch_size: Rows of a step.
         seconds: All of it.
         table_update: What "auto" came to.
         precision: What "auto" came to.
@@ -143,6 +155,7 @@ class TrainReport:
     stopped: Literal["plateau", "epochs", "interrupted"]
     settings: TrainSettings
     rows: int
+    batch_size: int
     seconds: float
     table_update: Literal["dense", "lazy"]
     precision: Literal["float32", "bfloat16"]

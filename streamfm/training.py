@@ -179,6 +179,7 @@ class _Run:
             stopped=stopped,
             settings=self._settings,
             rows=len(self._train),
+            batch_size=self._settings.batch_rows(len(self._train)),
             seconds=self._clock() - began,
             table_update=self._learner.table_update,
             precision=self._learner.precision,
@@ -218,7 +219,8 @@ class _Run:
         """Mean loss, rows trained on, and whether it got to the end of them."""
         total, rows = 0.0, 0
         self._model.train()
-        for batch in self._train.batches(self._settings.batch_size, seed=int(self._random.integers(2**63))):
+        batch_rows = self._settings.batch_rows(len(self._train))
+        for batch in self._train.batches(batch_rows, seed=int(self._random.integers(2**63))):
             if stopping():
                 return total / max(rows, 1), rows, False
             self._replacement.apply(batch)

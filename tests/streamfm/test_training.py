@@ -146,6 +146,14 @@ def test_a_plateau_takes_patience() -> None:
     assert (2, 0.7) == (plateau.plateaus, plateau.best)
 
 
+def test_few_rows_get_smaller_batches(rows: Rows) -> None:
+    assert [32, 32, 125, 4096] == [TrainSettings().batch_rows(count) for count in (2, 1300, 5000, 202_027)]
+    assert 4096 == TrainSettings(least_steps=0).batch_rows(5000)
+    recorder = Recorder()
+    _, report = train(rows, replace(SETTINGS, max_epochs=1, batch_size=4096), progress=recorder)
+    assert (150, [150] * 40) == (report.batch_size, recorder.rows)
+
+
 def test_it_ends_after_the_last_epoch(rows: Rows) -> None:
     _, report = train(rows, replace(SETTINGS, max_epochs=2))
     assert ("epochs", 2) == (report.stopped, len(report.epochs))
