@@ -42,6 +42,7 @@ _FAMILIES: Mapping[str, frozenset[str]] = {
 }
 _SPELLINGS = {"TIMESTAMP WITH TIME ZONE": "TIMESTAMPTZ", '"NULL"': "NULL"}
 _ARRAY = re.compile(r"\[\d*\]$")
+_QUOTED_NAME = re.compile(r'"((?:[^"]|"")*)" (.*)', re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +113,8 @@ def _carrier(item: Input, kinds: Collection[str], *, is_derived: bool) -> str:
     elif is_derived and item.family != "text":
         return item.type
     elif len(kinds) > 1:
-        # Read as a category and as a number: every integer fits, and its digits stay.
-        carrier = "HUGEINT" if item.family == "integer" else "BOOLEAN"
+        # Read as a category and as a number: integers fit, and their digits stay.
+        carrier = "DECIMAL(38,0)" if item.family == "integer" else "BOOLEAN"
     else:
         carrier = "DOUBLE" if kinds == {"numeric"} else "VARCHAR"
     return carrier + ("[]" if item.is_list else "")
@@ -186,12 +187,10 @@ def struct_fields(kind: str) -> Iterator[tuple[str, str]]:
 
 
 def _field(text: str) -> tuple[str, str]:
-    if not text.startswith('"'):
-        name, _, kind = text.partition(" ")
-        return name, kind
-    end = re.compile(r'"(?!")').search(text.replace('""', "\0\0"), 1)
-    stop = end.end() if end else len(text)
-    return text[1 : stop - 1].replace('""', '"'), text[stop:].strip()
+    if named := _QUOTED_NAME.fullmatch(text):
+        return named[1].replace('""', '"'), named[2]
+    name, _, kind = text.partition(" ")
+    return name, kind
 
 
 def _base(kind: str) -> tuple[str, bool]:

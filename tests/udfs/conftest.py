@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pyarrow as pa
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from streamfm.bundle import BundleWriter, LayoutFacts, Manifest
@@ -19,6 +20,7 @@ from streamfm.features import FeatureSpec
 from streamfm.graph import Dense, Network, build_graph, build_int8_graph, calibrate
 from streamfm.scoring import Scorer, load
 from streamfm.vocabulary import VALUES_SCHEMA, NumericStatistics, VocabularyWriter
+from udfs.duckdb_udf import register
 
 SPEC = """
 format = 1
@@ -171,10 +173,49 @@ def scorer(bundle_path: Path) -> Scorer:
     return load(bundle_path)
 
 
+@pytest.fixture(scope="session")
+def spec_text() -> str:
+    """The specification of those bundles."""
+    return SPEC
+
+
+def open_database(path: str = ":memory:") -> duckdb.DuckDBPyConnection:
+    """A database with 5,000 events, more than two chunks."""
+    connection = duckdb.connect(path, config={"threads": 2})
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute(f"CREATE TABLE events AS {ROWS.format(5000)}")
+    return connection
+
+
 @pytest.fixture
 def con() -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database in memory with 5,000 events, more than two chunks."""
-    with duckdb.connect(config={"threads": 2}) as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.execute(f"CREATE TABLE events AS {ROWS.format(5000)}")
+    """A database of the test's own."""
+    with open_database() as connection:
         yield connection
+
+
+@pytest.fixture(scope="session")
+def shared_database(scorer: Scorer) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database with the first bundle registered."""
+    with open_database() as connection:
+        register(connection, scorer)
+        yield connection
+
+
+@pytest.fixture
+def db(shared_database: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A cursor of that database; what a test creates there must not disturb the others."""
+    with shared_database.cursor() as cursor:
+        yield cursor
+
+
+@pytest.fixture(scope="session")
+def events(shared_database: duckdb.DuckDBPyConnection) -> pa.Table:
+    """The events as a table, in the order of their ids."""
+    return shared_database.sql("SELECT * FROM events ORDER BY id").to_arrow_table()
+
+
+@pytest.fixture(scope="session")
+def expected(scorer: Scorer, events: pa.Table) -> NDArray[np.float32]:
+    """What the scorer answers for them."""
+    return scorer.score(events)
