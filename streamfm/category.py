@@ -84,7 +84,7 @@ def as_declared(array: pa.Array, declared: str) -> pa.Array:
         declared: The normalised SQL type of the input, or of its elements.
     """
     kind = array.type
-    if declared in _REALS and is_number(kind):
+    if declared in _REALS and (is_number(kind) or types.is_boolean(kind)):
         return pc.cast(array, _REALS[declared], safe=False)
     if declared == "BOOLEAN" and is_number(kind):
         return pc.not_equal(_without_nan(pc.cast(array, pa.float64(), safe=False)), 0.0)

@@ -37,14 +37,14 @@ def to_columns(rows: Rows, spec: FeatureSpec) -> tuple[Columns, int]:
         return _from_dict(rows, spec), 1
     if isinstance(rows, (pa.Table, pa.RecordBatch)):
         return _from_arrow(rows, spec), rows.num_rows
+    if hasattr(rows, "collect"):
+        raise DataError(f"{type(rows).__name__} holds no rows yet", hint="collect() it first")
     if hasattr(rows, "columns") and hasattr(rows, "to_dict"):
         return _from_frame(rows, spec), len(rows)
     if hasattr(rows, "__arrow_c_stream__"):
         return _from_stream(rows, spec)
     if isinstance(rows, Sequence) and not isinstance(rows, (str, bytes)):
         return _from_dicts(rows, spec), len(rows)
-    if hasattr(rows, "collect"):
-        raise DataError(f"{type(rows).__name__} holds no rows yet", hint="collect() it first")
     if isinstance(rows, Iterator):
         raise DataError(f"{type(rows).__name__} can be read only once", hint="make a list of it: list(rows)")
     raise DataError(f"{type(rows).__name__} holds no rows", hint=_HINT_AT_FORMS)
@@ -117,10 +117,13 @@ def _from_frame(frame: Any, spec: FeatureSpec) -> Columns:
 
 
 def _from_series(series: Any, item: Input) -> pa.Array | pa.ChunkedArray:
+    # Python objects are ours to read: pyarrow makes 0.0 of a False beside a float, polars exports their addresses.
+    if str(series.dtype).lower() == "object":
+        return to_array(series.to_list(), item)
     try:
         return series.to_arrow() if hasattr(series, "to_arrow") else pa.array(series, from_pandas=True)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        return to_array(series.to_list(), item)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"input {item.name!r} ({item.type}): {error}") from error
 
 
 def _wanted(present: Sequence[str], spec: FeatureSpec) -> list[Input]:

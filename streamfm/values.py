@@ -9,6 +9,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from streamfm.category import category_texts
@@ -30,6 +31,7 @@ _INSTANT = pa.timestamp("us", tz="UTC")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
 _WIDE_INTEGERS = (pa.decimal128(38, 0), pa.decimal256(76, 0))
+_NUMBERS = (int, float, np.number)
 _NOT_CONVERTED = (pa.ArrowException, ValueError, TypeError, OverflowError)
 
 
@@ -46,23 +48,33 @@ def to_array(values: Sequence[Any], item: Input) -> pa.Array:
         kind = pa.date32() if item.family == "date" else _INSTANT
         converted = _each(values, partial(_of_list, convert=read) if item.is_list else read, item)
         return _typed(converted, pa.list_(kind) if item.is_list else kind, item)
-    kinds = {type(value) for value in values} - {type(None)}
-    kind = PLAIN_TYPES.get(kinds.pop()) if len(kinds) == 1 else None
-    try:
-        return pa.array(values, kind, from_pandas=True)
-    except _NOT_CONVERTED:
-        return _mixed(values, item)
+    kinds = _kinds(values, item)
+    if len(kinds) <= 1 or all(issubclass(kind, _NUMBERS) and kind is not bool for kind in kinds):
+        plain = PLAIN_TYPES.get(next(iter(kinds))) if len(kinds) == 1 and not item.is_list else None
+        try:
+            return pa.array(values, plain, from_pandas=True)
+        except _NOT_CONVERTED:
+            pass
+    return _mixed(values, item)
+
+
+def _kinds(values: Sequence[Any], item: Input) -> set[type]:
+    """The Python types of the values, or of the lists' elements; None has none."""
+    if item.is_list:
+        values = [element for value in values if isinstance(value, (list, tuple)) for element in value]
+    return {type(value) for value in values} - {type(None)}
 
 
 def _mixed(values: Sequence[Any], item: Input) -> pa.Array:
-    """Values that pyarrow finds no type for: huge integers, or several types in one column."""
+    """Values that pyarrow has no type for, or takes for another: huge integers, several types in one column."""
     if item.is_list:
         return _typed(_each(values, partial(_of_list, convert=_text), item), pa.list_(pa.string()), item)
+    values = [None if _is_missing(value) else value for value in values]
     present = [value for value in values if value is not None]
-    if all(isinstance(value, int) and not isinstance(value, bool) for value in present):
+    if all(isinstance(value, numbers.Integral) and not isinstance(value, bool) for value in present):
         for kind in _WIDE_INTEGERS:
             try:
-                return pa.array(values, kind)
+                return pa.array([None if value is None else int(value) for value in values], kind)
             except _NOT_CONVERTED:
                 continue
     if item.family == "real" and all(isinstance(value, (numbers.Real, Decimal)) for value in present):
@@ -84,12 +96,18 @@ def _each(values: Sequence[Any], convert: Callable[[Any], Any], item: Input) -> 
             converted.append(convert(value))
         except (*_NOT_CONVERTED, DataError) as error:
             row = f"row {number}: " if len(values) > 1 else ""
-            shown = repr(value)[:100]
             reason = error.message if isinstance(error, DataError) else str(error)
             form = f", JSON form {item.json}" if item.is_temporal else ""
-            message = f"{row}input {item.name!r} ({item.type}{form}) is {shown}: {reason}"
+            message = f"{row}input {item.name!r} ({item.type}{form}) is {_shown(value)}: {reason}"
             raise DataError(message, hint=_hint_at_form(value, item)) from error
     return converted
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)[:100]
+    except ValueError:
+        return "a number of thousands of digits"
 
 
 def _of_list(values: Any, convert: Callable[[Any], Any]) -> list[Any] | None:
@@ -115,8 +133,10 @@ def _float(value: Any) -> float | None:
 
 
 def _is_missing(value: Any) -> bool:
-    # NaN and pandas' NaT are the values that differ from themselves; pandas' NA cannot be asked.
-    return value is None or type(value).__name__ == "NAType" or bool(value != value)
+    if isinstance(value, (float, np.floating, np.datetime64)):
+        return bool(value != value)
+    # pandas' NA and NaT, without pandas.
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
 
 
 def _date(value: Any) -> dt.date | None:
@@ -124,6 +144,7 @@ def _date(value: Any) -> dt.date | None:
         return None
     if isinstance(value, str):
         return dt.date.fromisoformat(value)
+    value = _of_numpy(value)
     if isinstance(value, dt.datetime):
         return _in_utc(value).date()
     if isinstance(value, dt.date):
@@ -137,13 +158,17 @@ def _microseconds(value: Any, form: str) -> int | None:
         return None
     if form in UNITS and type(value) is not bool and isinstance(value, numbers.Real):
         return int(value) * UNITS[form] if isinstance(value, numbers.Integral) else round(float(value) * UNITS[form])
-    if isinstance(value, str):
-        value = dt.datetime.fromisoformat(value)
+    value = dt.datetime.fromisoformat(value) if isinstance(value, str) else _of_numpy(value)
     if isinstance(value, dt.date) and not isinstance(value, dt.datetime):
         value = dt.datetime(value.year, value.month, value.day)
     if not isinstance(value, dt.datetime):
         raise TypeError("expected " + ("an ISO 8601 text" if form == "iso8601" else "a number, or an ISO 8601 text"))
     return (_in_utc(value) - _EPOCH) // _MICROSECOND
+
+
+def _of_numpy(value: Any) -> Any:
+    """NumPy's instant as Python's; anything else as it is."""
+    return value.astype("datetime64[us]").item() if isinstance(value, np.datetime64) else value
 
 
 def _in_utc(value: dt.datetime) -> dt.datetime:
