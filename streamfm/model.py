@@ -10,7 +10,6 @@ after Guo et al., "DeepFM: A Factorization-Machine based Neural Network for CTR 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,46 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from streamfm.dropout import RandomByteDropout
-from streamfm.errors import SpecError
+from streamfm.train_settings import ModelSettings
+
+__all__ = ["DeepFM", "ModelSettings", "pairwise_interactions"]
 
 if TYPE_CHECKING:
     from streamfm.encoder import Field, Layout
 
 TABLE_STANDARD_DEVIATION = 1e-4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSettings:
-    """The shape of a DeepFM; saved in the bundle's manifest.
-
-    Attributes:
-        factors: K, the length of the vector of every category.
-        hidden: Widths of the hidden layers of the deep part; empty for a plain factorisation machine.
-        dropout: Share of the hidden units set to zero at each training step, in steps of 1/256.
-        batch_norm: Whether each hidden layer is normalised over the batch.
-    """
-
-    factors: int = 32
-    hidden: tuple[int, ...] = (400, 400, 400)
-    dropout: float = 0.2
-    batch_norm: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse impossible shapes.
-
-        Raises:
-            SpecError: A setting is out of its range; the message names it.
-        """
-        object.__setattr__(self, "hidden", tuple(self.hidden))
-        if self.factors < 1:
-            message = f"factors is {self.factors}, expected at least 1"
-            raise SpecError(message)
-        if any(width < 1 for width in self.hidden):
-            message = f"hidden is {self.hidden}, expected widths of at least 1"
-            raise SpecError(message, hint="use hidden = () for a model without a deep part")
-        if not 0 <= self.dropout < 1:
-            message = f"dropout is {self.dropout}, expected 0 <= dropout < 1"
-            raise SpecError(message)
 
 
 def pairwise_interactions(vectors: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What training is told, and what it tells: settings, progress, the report of a run."""
+"""What training is told, and what it tells: the shape of the network, settings, progress, the report of a run."""
 
 from __future__ import annotations
 
@@ -20,6 +20,38 @@ _CHOICES = {
     "precision": ("auto", "float32", "bfloat16"),
     "table_update": ("auto", "dense", "lazy"),
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """The shape of a DeepFM; saved in the bundle's manifest.
+
+    Attributes:
+        factors: K, the length of the vector of every category.
+        hidden: Widths of the hidden layers of the deep part; empty for a plain factorisation machine.
+        dropout: Share of the hidden units set to zero at each training step, in steps of 1/256.
+        batch_norm: Whether each hidden layer is normalised over the batch.
+    """
+
+    factors: int = 32
+    hidden: tuple[int, ...] = (400, 400, 400)
+    dropout: float = 0.2
+    batch_norm: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse impossible shapes.
+
+        Raises:
+            SpecError: A setting is out of its range; the message names it.
+        """
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        if self.factors < 1:
+            raise SpecError(f"factors is {self.factors}, expected at least 1")
+        if any(width < 1 for width in self.hidden):
+            hint = "use hidden = () for a model without a deep part"
+            raise SpecError(f"hidden is {self.hidden}, expected widths of at least 1", hint=hint)
+        if not 0 <= self.dropout < 1:
+            raise SpecError(f"dropout is {self.dropout}, expected 0 <= dropout < 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
