@@ -42,8 +42,8 @@ def fsync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_new(path: Path, data: bytes) -> None:
-    """Create a file with these bytes, on the disk when it returns.
+def write_new(path: Path, data: bytes, *, flush: bool = True) -> None:
+    """Create a file with these bytes; unless `flush` is off, they are on the disk when it returns.
 
     Raises:
         FileExistsError: The name is taken; the exclusive creation is atomic on network file systems, too.
@@ -52,7 +52,8 @@ def write_new(path: Path, data: bytes) -> None:
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        if flush:
+            os.fsync(file.fileno())
 
 
 def replace_file(path: Path, data: bytes) -> None:

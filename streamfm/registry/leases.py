@@ -7,6 +7,8 @@ A reader writes its lease and then looks for a pruner; a pruner writes its inten
 comes second sees the other, so no version goes away under a reader. Both write to the one folder before they look into
 it, which makes a network file system's client forget its cached listing.
 
+No lease needs to survive its machine, so none is flushed to the disk.
+
 A lease of a process of this machine ends with the process, one of another machine `STALE_AFTER_S` after its last
 heartbeat; clocks of machines that share a registry must agree better than that.
 """
@@ -94,8 +96,10 @@ class Held:
 class LeaseBook:
     """The leases of one model's versions."""
 
-    def __init__(self, folder: Path, *, clock: Clock, holder: Holder, heartbeat_s: float = HEARTBEAT_S) -> None:
-        """Keep them in `folder`, in the name of `holder`."""
+    def __init__(
+        self, folder: Path, *, clock: Clock, holder: Callable[[], Holder], heartbeat_s: float = HEARTBEAT_S
+    ) -> None:
+        """Keep them in `folder`, in the name of what `holder` answers at the time."""
         self._folder = folder
         self._clock = clock
         self._holder = holder
@@ -104,10 +108,10 @@ class LeaseBook:
     def take(self, version: int) -> Lease:
         """A lease with a heartbeat. In a registry that cannot be written it is not recorded, and holds nothing."""
         path = self._folder / f"{version}-{files.token()}.json"
-        data = _to_bytes(version, self._holder)
+        data = _to_bytes(version, self._holder())
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            files.write_new(path, data)
+            files.write_new(path, data, flush=False)
             os.utime(path, (self._clock(), self._clock()))
         except OSError as error:
             if error.errno not in _READ_ONLY:
@@ -131,7 +135,7 @@ class LeaseBook:
                 return None
             path.unlink(missing_ok=True)
         try:
-            files.write_new(path, _to_bytes(version, self._holder))
+            files.write_new(path, _to_bytes(version, self._holder()), flush=False)
             os.utime(path, (self._clock(), self._clock()))
         except FileExistsError:
             return None
@@ -194,7 +198,7 @@ def _beat(path: Path, data: bytes, clock: Clock, heartbeat_s: float, ended: thre
     while not ended.wait(heartbeat_s):
         try:
             if not path.exists():
-                files.write_new(path, data)
+                files.write_new(path, data, flush=False)
             os.utime(path, (clock(), clock()))
             if ended.is_set():
                 path.unlink(missing_ok=True)

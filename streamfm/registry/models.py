@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,12 +33,12 @@ class Surroundings:
     Attributes:
         clock: Seconds since 1970.
         sleep: Waits for so many seconds.
-        holder: In whose name leases are taken.
+        holder: In whose name leases are taken, asked each time: a process may fork after it made its registry.
     """
 
     clock: Clock = time.time
     sleep: Callable[[float], None] = time.sleep
-    holder: Holder = field(default_factory=Holder.here)
+    holder: Callable[[], Holder] = Holder.here
 
     @property
     def moment(self) -> str:
@@ -48,7 +48,8 @@ class Surroundings:
     @property
     def who(self) -> str:
         """This process, for people."""
-        return f"{self.holder.host}:{self.holder.pid}"
+        holder = self.holder()
+        return f"{holder.host}:{holder.pid}"
 
 
 class Model:
@@ -61,7 +62,7 @@ class Model:
             RegistryError: There is no such model; says which there are.
         """
         self.root = root
-        self.name = check_name(name, what="model")
+        self.name = check_name(name, what="a model")
         self.folder = root / name
         self.surroundings = surroundings
         if not is_model(self.folder):
@@ -76,7 +77,7 @@ class Model:
         Raises:
             RegistryError: A name that cannot be one, or a folder of that name that is something else.
         """
-        folder = root / check_name(name, what="model")
+        folder = root / check_name(name, what="a model")
         parts = ("leases", "aliases", NUMBERS_FOLDER)
         # Another publication may be making it just now: some of its parts are no sign of something else.
         found = (

@@ -50,7 +50,7 @@ def parse_reference(reference: str | os.PathLike[str]) -> Reference:
     if "@" in path.name and not path.is_dir():
         name, _, alias = path.name.rpartition("@")
         check_alias(alias)
-        return Reference(text=text, folder=path.parent, name=check_name(name, what="model"), alias=alias)
+        return Reference(text=text, folder=path.parent, name=check_name(name, what="a model"), alias=alias)
     model = path.parent
     if is_version(path.name) and _NAME.fullmatch(model.name) and (is_model(model) or not path.is_dir()):
         return Reference(text=text, folder=model.parent, name=model.name, version=int(path.name))
@@ -76,7 +76,7 @@ def check_name(name: str, *, what: str) -> str:
     """
     if not _NAME.fullmatch(name):
         raise RegistryError(
-            f"{name!r} cannot be the name of a {what}",
+            f"{name!r} cannot be the name of {what}",
             hint="names have letters, digits and . _ -, begin with a letter or digit, and have at most 100 characters",
         )
     return name
@@ -90,4 +90,4 @@ def check_alias(alias: str) -> str:
     """
     if alias.isdigit():
         raise RegistryError(f"alias {alias!r} is a number", hint=f"a version is written models/ctr/{alias}")
-    return check_name(alias, what="alias")
+    return check_name(alias, what="an alias")

@@ -105,7 +105,7 @@ def current(reference: str | os.PathLike[str]) -> int | None:
     parsed = parse_reference(reference)
     if parsed.name is not None and parsed.alias is not None:
         return Model(parsed.folder, parsed.name, Surroundings()).head(parsed.alias).version
-    return parsed.version or resolve(reference).version
+    return resolve(reference).version
 
 
 def _resolve(reference: Reference, surroundings: Surroundings) -> Resolved:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from streamfm import files
 from streamfm.bundle import Manifest, read_manifest
-from streamfm.errors import StreamFMError
+from streamfm.errors import RegistryError, StreamFMError
 from streamfm.registry import moves, pruning, publishing
 from streamfm.registry.aliases import Move
 from streamfm.registry.leases import Lease
@@ -99,13 +100,14 @@ class Registry:
         source = Path(bundle)
         read_manifest(source)
         keep_source = keep_source or source.is_symlink() or is_model(source.resolve().parent)
-        model = Model.make(self.root, name, self._surroundings)
-        with publishing.published(model, source, link=not keep_source) as version:
-            if alias is not None:
-                moves.promote(model, version, alias, expected=None)
-            info = self.show(name, version)
-        if not keep_source:
-            files.remove_tree(source)
+        with _writing(self.root):
+            model = Model.make(self.root, name, self._surroundings)
+            with publishing.published(model, source, link=not keep_source) as version:
+                if alias is not None:
+                    moves.promote(model, version, alias, expected=None)
+                info = self.show(name, version)
+            if not keep_source:
+                files.remove_tree(source)
         return info
 
     def promote(self, name: str, version: int, alias: str = CHAMPION, *, expected: int | None = None) -> Move:
@@ -121,7 +123,8 @@ class Registry:
             RegistryError: No such model or version, or the alias is not at `expected`; it stays where it is.
             BundleError: The version's bundle is broken; the alias stays where it is.
         """
-        return moves.promote(self._model(name), version, alias, expected=expected)
+        with _writing(self.root):
+            return moves.promote(self._model(name), version, alias, expected=expected)
 
     def rollback(self, name: str, alias: str = CHAMPION) -> Move:
         """The move of an alias to where it was before the last promotion; a second one goes one promotion further back.
@@ -131,7 +134,8 @@ class Registry:
                 meanwhile; it stays where it is.
             BundleError: The earlier version's bundle is broken; the alias stays where it is.
         """
-        return moves.rollback(self._model(name), alias)
+        with _writing(self.root):
+            return moves.rollback(self._model(name), alias)
 
     def prune(self, name: str, *, keep: int) -> Pruned:
         """What was removed, and what was spared.
@@ -142,7 +146,8 @@ class Registry:
         Raises:
             RegistryError: No such model, or `keep` is less than 1.
         """
-        return pruning.prune(self._model(name), keep=keep)
+        with _writing(self.root):
+            return pruning.prune(self._model(name), keep=keep)
 
     def hold(self, name: str, version: int) -> Lease:
         """A lease, to be used as a context manager, that keeps a version from being pruned.
@@ -158,7 +163,15 @@ class Registry:
         Raises:
             RegistryError: No such model or alias.
         """
-        return self._model(name).head(alias).version
+        return self.last_move(name, alias).version
+
+    def last_move(self, name: str, alias: str = CHAMPION) -> Move:
+        """The move by which an alias has come to where it is.
+
+        Raises:
+            RegistryError: No such model or alias.
+        """
+        return self._model(name).head(alias)
 
     def history(self, name: str, alias: str = CHAMPION) -> builtins.list[Move]:
         """The moves of an alias, oldest first, as far as they are kept.
@@ -214,6 +227,17 @@ class Registry:
 
     def _model(self, name: str) -> Model:
         return Model(self.root, name, self._surroundings)
+
+
+@contextmanager
+def _writing(root: Path) -> Iterator[None]:
+    """Make an error that names the registry of what the file system says against a change."""
+    try:
+        yield
+    except OSError as error:
+        raise RegistryError(
+            f"{root}: cannot be changed: {error}", hint="see who may write there, and its room"
+        ) from error
 
 
 def _follow(model: Model, alias: str) -> None:
