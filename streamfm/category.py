@@ -38,7 +38,14 @@ from streamfm.errors import DataError
 _TRAILING_ZEROS = r"\.?0+$"
 _INT64_LIMIT = 2.0**63
 _UTC_MICROSECONDS = pa.timestamp("us")
-_REALS = {"FLOAT": pa.float32(), "DOUBLE": pa.float64()}
+_ARROW_TYPES = {"FLOAT": pa.float32(), "DOUBLE": pa.float64(), "BOOLEAN": pa.bool_(), "DATE": pa.date32()}
+
+# One event at a time, pc.cast would spend most of its time on making these.
+_CAST = pc.get_function("cast")
+_TO_TEXT = pc.CastOptions.safe(pa.string())
+_TO_INTEGER = pc.CastOptions.safe(pa.int64())
+_TO_DOUBLE = pc.CastOptions.unsafe(pa.float64())
+_TO_REAL = {"FLOAT": pc.CastOptions.unsafe(pa.float32()), "DOUBLE": _TO_DOUBLE}
 
 
 def canonical(array: pa.Array) -> pa.Array:
@@ -53,9 +60,9 @@ def canonical(array: pa.Array) -> pa.Array:
     if types.is_dictionary(kind):
         return canonical(decoded(array))
     if types.is_integer(kind) and not types.is_uint64(kind):
-        return pc.cast(array, pa.int64())
+        return _CAST.call([array], _TO_INTEGER)
     if _is_cast_enough(kind):
-        return pc.cast(array, pa.string())
+        return _CAST.call([array], _TO_TEXT)
     if types.is_floating(kind):
         return _float_texts(array)
     if types.is_decimal(kind):
@@ -84,10 +91,12 @@ def as_declared(array: pa.Array, declared: str) -> pa.Array:
         declared: The normalised SQL type of the input, or of its elements.
     """
     kind = array.type
-    if declared in _REALS and (is_number(kind) or types.is_boolean(kind)):
-        return pc.cast(array, _REALS[declared], safe=False)
+    if kind == _ARROW_TYPES.get(declared):
+        return array
+    if declared in _TO_REAL and (is_number(kind) or types.is_boolean(kind)):
+        return _CAST.call([array], _TO_REAL[declared])
     if declared == "BOOLEAN" and is_number(kind):
-        return pc.not_equal(_without_nan(pc.cast(array, pa.float64(), safe=False)), 0.0)
+        return pc.not_equal(_without_nan(as_double(array)), 0.0)
     if declared == "DATE" and types.is_timestamp(kind):
         return pc.cast(pc.floor_temporal(_in_utc(array), unit="day"), pa.date32())
     if declared in ("TIMESTAMP", "TIMESTAMPTZ") and types.is_date(kind):
@@ -98,6 +107,11 @@ def as_declared(array: pa.Array, declared: str) -> pa.Array:
 def is_number(kind: pa.DataType) -> bool:
     """Whether values of an Arrow type are numbers (booleans are not)."""
     return types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)  # type: ignore[no-any-return]
+
+
+def as_double(array: pa.Array) -> pa.Array:
+    """Numbers or booleans as float64."""
+    return _CAST.call([array], _TO_DOUBLE)
 
 
 def decoded(array: pa.DictionaryArray) -> pa.Array:

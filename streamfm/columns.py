@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pyarrow import types
 
 from streamfm import kernels
-from streamfm.category import as_declared, canonical, decoded, is_number
+from streamfm.category import as_declared, as_double, canonical, decoded, is_number
 from streamfm.errors import DataError
 from streamfm.features import Feature
 from streamfm.kernels import FIRST_VALUE_ROW, NULL_ROW
@@ -143,8 +143,10 @@ class Multivalued:
         weights[:, self._start + 1 : self._start + self._length] = 0.0
 
     def _rows(self, values: pa.Array) -> Ids:
-        rows = np.full((len(values), 1), self._table.base + NULL_ROW, np.int32)
-        if not types.is_null(values.type):
+        rows = np.empty((len(values), 1), np.int32)
+        if types.is_null(values.type):
+            rows[:] = self._table.base + NULL_ROW
+        else:
             self._table.write_rows(values, self._declared, rows, 0)
         return rows.reshape(-1)
 
@@ -211,11 +213,9 @@ def _numbers(array: pa.Array) -> pa.Array:
         array = decoded(array)
     if types.is_run_end_encoded(array.type):
         array = pc.run_end_decode(array)
-    if types.is_boolean(array.type):
-        array = pc.cast(array, pa.uint8())
-    if not is_number(array.type):
+    if not is_number(array.type) and not types.is_boolean(array.type):
         raise DataError(f"it is numeric, but its column holds {array.type}", hint="cast the column to a number")
-    return pc.cast(array, pa.float64(), safe=False)
+    return as_double(array)
 
 
 def _as_list(array: pa.Array) -> pa.Array:
