@@ -75,7 +75,9 @@ def fit(
     if state is None:
         _start_at_base_rate(model, train, settings)
     with _torch_threads(settings.threads), held_interrupts() as interruption:
-        run = _Run(model, train, valid, settings, progress or Silence(), clock, folder, state)
+        learner = Learner(model, settings, state=state)
+        snapshot = Snapshot(on_disk=learner.table_update == "lazy", folder=folder)
+        run = _Run(learner, train, valid, snapshot=snapshot, progress=progress or Silence(), clock=clock)
 
         def stopping() -> bool:
             asked = interruption.requested or (stop is not None and stop())
@@ -135,24 +137,24 @@ class _Run:
 
     def __init__(
         self,
-        model: DeepFM,
+        learner: Learner,
         train: EncodedDataset,
         valid: EncodedDataset,
-        settings: TrainSettings,
+        *,
+        snapshot: Snapshot,
         progress: Progress,
         clock: Callable[[], float],
-        folder: Path | None,
-        state: Mapping[str, NDArray[Any]] | None,
     ) -> None:
-        self._model, self._train, self._valid, self._settings = model, train, valid, settings
-        self._progress, self._clock = progress, clock
+        self._learner, self._train, self._valid = learner, train, valid
+        self._snapshot, self._progress, self._clock = snapshot, progress, clock
+        settings = self._settings = learner.settings
+        self._batch_rows = settings.batch_rows(len(train))
         self._weight_scale = len(train) / total_weight(train)
         self._random = np.random.Generator(np.random.PCG64(settings.seed))
-        model.seed_dropout(int(self._random.integers(2**63)))
-        self._learner = Learner(model, settings, state=state)
-        replaced = np.random.Generator(np.random.SFC64(int(self._random.integers(2**63))))
-        self._replacement = IdReplacement(model.layout, settings.unknown_share, settings.null_share, replaced)
-        self._snapshot = Snapshot(on_disk=self._learner.table_update == "lazy", folder=folder)
+        learner.model.seed_dropout(self._seed())
+        replaced = np.random.Generator(np.random.SFC64(self._seed()))
+        layout = learner.model.layout
+        self._replacement = IdReplacement(layout, settings.unknown_share, settings.null_share, replaced)
         self._plateau = Plateau(settings.plateau_patience)
         self._epochs: list[EpochReport] = []
         self._best_epoch = 0
@@ -179,7 +181,7 @@ class _Run:
             stopped=stopped,
             settings=self._settings,
             rows=len(self._train),
-            batch_size=self._settings.batch_rows(len(self._train)),
+            batch_size=self._batch_rows,
             seconds=self._clock() - began,
             table_update=self._learner.table_update,
             precision=self._learner.precision,
@@ -218,9 +220,8 @@ class _Run:
     def _train_rows(self, learning_rate: float, stopping: Callable[[], bool]) -> tuple[float, int, bool]:
         """Mean loss, rows trained on, and whether it got to the end of them."""
         total, rows = 0.0, 0
-        self._model.train()
-        batch_rows = self._settings.batch_rows(len(self._train))
-        for batch in self._train.batches(batch_rows, seed=int(self._random.integers(2**63))):
+        self._learner.model.train()
+        for batch in self._train.batches(self._batch_rows, seed=self._seed()):
             if stopping():
                 return total / max(rows, 1), rows, False
             self._replacement.apply(batch)
@@ -239,8 +240,11 @@ class _Run:
             for name, array in self._snapshot.arrays.items()
             if name.startswith(prefix)
         }
-        self._model.load_state_dict(weights)
-        self._model.eval()
+        self._learner.model.load_state_dict(weights)
+        self._learner.model.eval()
+
+    def _seed(self) -> int:
+        return int(self._random.integers(2**63))
 
 
 def validate(model: DeepFM, rows: EncodedDataset, settings: TrainSettings) -> tuple[float, float | None]:
