@@ -25,7 +25,7 @@ from streamfm.bundle_evaluation import BundleEvaluation, evaluate, measured
 from streamfm.data import encode_dataset, fit_vocabularies
 from streamfm.dataset import EncodedDataset
 from streamfm.encoder import Encoded, Encoder
-from streamfm.errors import StreamFMError
+from streamfm.errors import SpecError, StreamFMError
 from streamfm.evaluation import Evaluation
 from streamfm.features import FeatureSpec
 from streamfm.labelled_rows import LabelledRows
@@ -70,6 +70,17 @@ class PipelineSettings:
     name: str = ""
     memory_limit: str = "2GB"
     folder: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings.
+
+        Raises:
+            SpecError: A setting is out of its range; the message names it.
+        """
+        if not 0 < self.valid_fraction < 1:
+            raise SpecError(f"valid_fraction is {self.valid_fraction}, expected more than 0 and less than 1")
+        if self.on_interrupt not in ("best", "discard"):
+            raise SpecError(f"on_interrupt is {self.on_interrupt!r}, expected 'best' or 'discard'")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

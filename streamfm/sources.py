@@ -29,7 +29,7 @@ SourceLike = Any
 with SELECT, WITH or FROM), an Arrow table, a pandas or polars data frame, or a `Source` that is open already."""
 
 BATCH_ROWS = 32_768
-_QUERY = re.compile(r"\s*(?:--[^\n]*\n\s*)*\(*\s*(SELECT|WITH|FROM)\b", re.IGNORECASE)
+_QUERY = re.compile(r"\s*(?:--[^\n]*\n\s*)*\(*\s*(SELECT|WITH|FROM)(?=[\s(*'\"])", re.IGNORECASE)
 _FILE_IN_MESSAGE = re.compile(r"^\s*file = (.+)$", re.MULTILINE)
 _NUMBER = quoted("streamfm row number")
 

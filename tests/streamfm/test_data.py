@@ -72,6 +72,10 @@ COLUMNS: list[tuple[str, pa.DataType, st.SearchStrategy[Any]]] = [
     ("BOOLEAN", pa.bool_(), st.booleans()),
     ("DATE", pa.date32(), st.dates(dt.date(2024, 1, 1), dt.date(2024, 1, 3))),
     ("TIMESTAMP", pa.timestamp("us"), st.datetimes(dt.datetime(2024, 1, 1), dt.datetime(2024, 1, 1, 0, 0, 0, 2))),
+    ("DATE", pa.timestamp("us"), st.datetimes(dt.datetime(2024, 1, 1), dt.datetime(2024, 1, 3))),
+    ("BOOLEAN", pa.int8(), st.integers(0, 2)),
+    ("TIMESTAMP", pa.date32(), st.dates(dt.date(2024, 1, 1), dt.date(2024, 1, 3))),
+    ("TIMESTAMPTZ", pa.timestamp("ms", tz="Asia/Tokyo"), st.sampled_from([dt.datetime(2024, 1, 1, tzinfo=dt.UTC)])),
     ("TIMESTAMP", pa.timestamp("ns"), st.just(dt.datetime(2024, 1, 1, 12))),
 ]
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from streamfm.errors import BundleError, DataError, StreamFMError
+from streamfm.errors import BundleError, DataError, SpecError, StreamFMError
 from streamfm.features import Feature, FeatureSpec, Input
 from streamfm.model import ModelSettings
 from streamfm.pipeline import PipelineSettings, TrainedBundle, evaluate, train
@@ -162,6 +162,14 @@ def test_progress_hears_of_every_stage(tmp_path: Path) -> None:
         "epoch": (2, 2),
         "exporting": (600, 600),
     } == listener.heard
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("valid_fraction", 0.0), ("valid_fraction", 1.0), ("on_interrupt", "stop")]
+)
+def test_impossible_settings_are_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(SpecError, match=f"{name} is {value!r}, expected"):
+        PipelineSettings(**{name: value})
 
 
 # --- what goes wrong leaves nothing

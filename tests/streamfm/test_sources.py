@@ -57,6 +57,13 @@ def test_a_text_that_begins_like_sql_is_a_query(query: str, parquet: Path) -> No
     assert ROWS == read(query.format(parquet))
 
 
+@pytest.mark.parametrize("name", ["select.parquet", "from-april.parquet", "within.parquet", "FROM.parquet"])
+def test_a_file_may_be_named_like_sql(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(TABLE, name)
+    assert ROWS == read(name)
+
+
 def test_a_query_is_run_once_so_that_every_pass_sees_the_same_rows() -> None:
     with open_source("SELECT random() AS x FROM range(100)") as source:
         assert source.execute(source.sql) == source.execute(source.sql)
