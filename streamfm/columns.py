@@ -162,12 +162,14 @@ class Number:
 
     def write(self, array: pa.Array, ids: Ids, weights: Weights) -> None:
         """As `Column`."""
-        numbers = _numbers(array)
+        are_integers = array.type == pa.int64()
+        numbers = array if are_integers else _numbers(array)
         if not len(numbers):
             return
         validity, values = numbers.buffers()
         kernels.scale_numbers(
             values.address,
+            are_integers,
             validity.address if validity is not None else 0,
             numbers.offset,
             self._logarithm,

@@ -283,10 +283,11 @@ def spread_lists(offsets, width, validity, start, rows, mean, base, ids, weights
 
 
 @_kernel
-def scale_numbers(values, validity, start, logarithm, mean, deviation, base, ids, weights, column):
-    """Write float64 values as weights of the value's slot; NULL, NaN and infinity as the NULL row with weight 1."""
+def scale_numbers(values, integers, validity, start, logarithm, mean, deviation, base, ids, weights, column):
+    """Write int64 or float64 values as weights of the value's slot; what is no number as the NULL row with weight 1."""
     for index in range(ids.shape[0]):
-        value = float64_of(load_64(np.uint64(values + (start + index) * 8)))
+        bits = load_64(np.uint64(values + (start + index) * 8))
+        value = np.float64(np.int64(bits)) if integers else float64_of(bits)
         if _is_null(validity, start + index) or not math.isfinite(value):
             ids[index, column] = base + NULL_ROW
             weights[index, column] = np.float32(1.0)

@@ -449,6 +449,8 @@ def test_extreme_numbers_have_finite_weights(encoder: Encoder, value: float) -> 
     "values",
     [
         pa.array([3, None], pa.int8()),
+        pa.array([3, None], pa.int64()),
+        pa.array([9, 3, None], pa.int64()).slice(1),
         pa.array([3, None], pa.uint64()),
         pa.array([3, None], pa.float32()),
         pa.array([np.float16(3), None], pa.float16()),
