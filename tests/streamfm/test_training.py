@@ -20,7 +20,7 @@ from streamfm.training import EpochReport, Plateau, Silence, TrainReport, TrainS
 
 VALUES = 30
 SETTINGS = TrainSettings(
-    batch_size=128, max_epochs=4, learning_rate=1e-2, l2_factors=1e-4, l2_first_order=1e-4, threads=1
+    batch_size=100, max_epochs=4, learning_rate=1e-2, l2_factors=1e-4, l2_first_order=1e-4, threads=1
 )
 SHAPE = ModelSettings(factors=4, hidden=(16,))
 
@@ -56,7 +56,7 @@ def write(folder: Path, rows: int, seed: int, *, made: Layout = LAYOUT, regressi
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[EncodedDataset, EncodedDataset]:
     folder = tmp_path_factory.mktemp("rows")
-    return write(folder / "train", 6000, 1), write(folder / "valid", 2000, 2)
+    return write(folder / "train", 4000, 1), write(folder / "valid", 1500, 2)
 
 
 Rows = tuple[EncodedDataset, EncodedDataset]
@@ -92,7 +92,7 @@ def served(model: DeepFM) -> dict[str, np.ndarray]:
 
 
 def test_it_learns(rows: Rows) -> None:
-    model, report = train(rows, replace(SETTINGS, max_epochs=8))
+    model, report = train(rows, replace(SETTINGS, max_epochs=6))
     _, valid = rows
     logits = predict_logits(model, valid)
     assert report.best.valid_auc == auc(valid.labels, logits)
@@ -103,7 +103,7 @@ def test_it_learns(rows: Rows) -> None:
 
 def test_lazy_updates_and_float32_learn_too(rows: Rows) -> None:
     for change in ({"table_update": "lazy"}, {"precision": "float32"}, {"average": False}):
-        _, report = train(rows, replace(SETTINGS, max_epochs=8, **change))
+        _, report = train(rows, replace(SETTINGS, max_epochs=5, **change))
         assert report.best.valid_auc > 0.75
 
 
@@ -117,7 +117,7 @@ def test_the_same_seed_gives_the_same_weights_bit_by_bit(rows: Rows, lazy: bool)
 
 
 def test_the_model_has_the_best_served_weights_not_the_last(rows: Rows) -> None:
-    settings = replace(SETTINGS, max_epochs=30, learning_rate=0.05, plateaus=30)
+    settings = replace(SETTINGS, max_epochs=12, learning_rate=0.08, plateaus=12)
     model, report = train(rows, settings)
     assert report.best_epoch < len(report.epochs)
     assert report.best.valid_auc == auc(rows[1].labels, predict_logits(model, rows[1]))
@@ -151,7 +151,7 @@ def test_few_rows_get_smaller_batches(rows: Rows) -> None:
     assert 4096 == TrainSettings(least_steps=0).batch_rows(5000)
     recorder = Recorder()
     _, report = train(rows, replace(SETTINGS, max_epochs=1, batch_size=4096), progress=recorder)
-    assert (150, [150] * 40) == (report.batch_size, recorder.rows)
+    assert (100, [100] * 40) == (report.batch_size, recorder.rows)
 
 
 def test_it_ends_after_the_last_epoch(rows: Rows) -> None:
@@ -162,8 +162,8 @@ def test_it_ends_after_the_last_epoch(rows: Rows) -> None:
 def test_progress_is_told_everything(rows: Rows) -> None:
     recorder = Recorder()
     _, report = train(rows, replace(SETTINGS, max_epochs=2), progress=recorder)
-    assert [(6000, 2)] == recorder.started
-    assert 12_000 == sum(recorder.rows)
+    assert [(4000, 2)] == recorder.started
+    assert 8000 == sum(recorder.rows)
     assert list(report.epochs) == recorder.epochs
     first = slice(0, len(recorder.rows) // 2)
     expected = np.average(recorder.losses[first], weights=recorder.rows[first])
@@ -174,7 +174,7 @@ def test_the_report_speaks_json_and_reads_the_clock(rows: Rows) -> None:
     ticks = iter(range(100))
     _, report = train(rows, replace(SETTINGS, max_epochs=1), clock=lambda: float(next(ticks)))
     plain = json.loads(json.dumps(report.to_dict()))
-    assert (128, 6000.0, 2.0) == (
+    assert (100, 4000.0, 2.0) == (
         plain["settings"]["batch_size"],
         plain["epochs"][0]["rows_per_s"],
         plain["epochs"][0]["seconds"],
@@ -200,7 +200,7 @@ class PressControlC(Silence):
                 os.kill(os.getpid(), signal.SIGINT)
 
 
-STEPS_PER_EPOCH = 47
+STEPS_PER_EPOCH = 40
 
 
 def test_control_c_keeps_the_best_so_far(rows: Rows) -> None:
@@ -227,17 +227,17 @@ def test_control_c_in_the_last_step_of_an_epoch_is_heard(rows: Rows) -> None:
 
 def test_control_c_discards_everything_where_that_is_wished(rows: Rows) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train(rows, progress=PressControlC(60), on_interrupt="discard")
+        train(rows, progress=PressControlC(50), on_interrupt="discard")
     assert signal.default_int_handler is signal.getsignal(signal.SIGINT)
 
 
 def test_a_second_control_c_interrupts_at_once(rows: Rows) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train(rows, progress=PressControlC(60, times=2))
+        train(rows, progress=PressControlC(50, times=2))
 
 
 def test_a_stop_is_as_control_c(rows: Rows) -> None:
-    answers = iter([False] * 60)
+    answers = iter([False] * 50)
     _, report = train(rows, stop=lambda: next(answers, True))
     assert ("interrupted", 1) == (report.stopped, len(report.epochs))
     with pytest.raises(KeyboardInterrupt):
@@ -370,7 +370,7 @@ def test_the_rows_of_null_and_unknown_learn(rows: Rows) -> None:
     settings = replace(SETTINGS, max_epochs=1, unknown_share=0.02, null_share=0.02)
     _, report = train(rows, settings)
     for special in (LAYOUT.null_rows, LAYOUT.unknown_rows):
-        assert (report.state["row_count"][special] > 60).all()
+        assert (report.state["row_count"][special] > 40).all()
         assert (report.state["moment2.table"][special] > 0).all()
     _, report = train(rows, replace(settings, unknown_share=0, null_share=0))
     assert not report.state["row_count"][np.concatenate([LAYOUT.null_rows, LAYOUT.unknown_rows])].any()
