@@ -17,6 +17,13 @@ from streamfm.sources import Source
 
 _COLUMNS_PER_QUERY = 20
 _ARRAY = re.compile(r"\[\d+\]$")
+_TIME = r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(\.\d+)?)?"
+_WRITTEN = {
+    "DATE": r"\d{4}-\d\d-\d\d",
+    "TIMESTAMP": _TIME,
+    "TIMESTAMPTZ": _TIME + r"(Z|[+-]\d\d(:?\d\d)?)",
+    "VARCHAR[]": r"\[.*\]",
+}
 # HyperLogLog errs by some per cent: what comes near is counted exactly.
 _NEARLY_UNIQUE = 0.8
 _LABELLED_SAMPLE = 100_000
@@ -87,6 +94,20 @@ def input_of(name: str, kind: str) -> Input | None:
         return Input(name=name, type=_ARRAY.sub("[]", re.sub(r"^ENUM\(.*\)", "VARCHAR", kind)))
     except SpecError:
         return None
+
+
+def inputs_in_texts(source: Source) -> tuple[Input, ...]:
+    """Inputs to declare for the columns of a text file whose every value is a list, a date or an instant, as a text."""
+    texts = [name for name, kind in source.columns.items() if kind == "VARCHAR"]
+    return tuple(Input(name=name, type=kind) for name in texts if (kind := _written_type(source, quoted(name))))
+
+
+def _written_type(source: Source, value: str) -> str:
+    for kind, form in _WRITTEN.items():
+        fits = f"regexp_full_match({value}, '{form}') AND TRY_CAST({value} AS {kind}) IS NOT NULL"
+        if source.fetch(f"bool_and({fits})", f"WHERE {value} IS NOT NULL")[0]:
+            return kind
+    return ""
 
 
 def explains_label(source: Source, column: ColumnStatistics, label: str) -> bool:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from streamfm.column_statistics import ColumnStatistics, column_statistics, explains_label
+from streamfm.column_statistics import ColumnStatistics, column_statistics, explains_label, inputs_in_texts
 from streamfm.errors import DataError, SpecError
 from streamfm.expressions import check, quoted
 from streamfm.features import FeatureSpec, Task
@@ -61,8 +61,16 @@ def propose(rows: SourceLike, label: str) -> Proposal:
         source.require([label])
         if source.rows == 0:
             raise DataError(f"{source.name}: no rows", hint="check the file, or the filter it was read with")
-        found = next(name for name in source.columns if name.casefold() == label.casefold())
-        return _Draft(source, found).proposal()
+        written = inputs_in_texts(source) if source.is_text else ()
+        if not written:
+            return _Draft(source, _spelling(source, label)).proposal()
+    with open_source(rows, inputs=written) as source:
+        source.keep()
+        return _Draft(source, _spelling(source, label)).proposal()
+
+
+def _spelling(source: Source, label: str) -> str:
+    return next(name for name in source.columns if name.casefold() == label.casefold())
 
 
 class _Draft:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from streamfm.column_statistics import ColumnStatistics
-from streamfm.expressions import quoted
+from streamfm.expressions import private_connection, quoted
 from streamfm.features import Feature, Kind
 from streamfm.inputs import Input
 
@@ -153,7 +154,15 @@ def epoch_form(column: ColumnStatistics) -> str | None:
 
 def sql_name(name: str) -> str:
     """The name as people write it in SQL: quoted only where it must be."""
-    return name if _SIMPLE.fullmatch(name) else quoted(name)
+    return name if _SIMPLE.fullmatch(name) and name.casefold() not in _keywords() else quoted(name)
+
+
+@cache
+def _keywords() -> frozenset[str]:
+    """Words that SQL keeps for itself."""
+    query = "SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category <> 'unreserved'"
+    with private_connection() as connection:
+        return frozenset(word for (word,) in connection.execute(query).fetchall())
 
 
 def _named(column: ColumnStatistics, feature: Feature, *notes: str) -> Proposed:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -151,6 +152,35 @@ def test_numbers_in_a_text_file_can_be_declared_to_be_instants(tmp_path: Path) -
     assert ("TIMESTAMP", "epoch_ms") == (found.spec.input("ts").type, found.spec.input("ts").json)
     vocabularies = fit_vocabularies(tmp_path / "events.jsonl", found.spec, tmp_path / "v")
     assert {"22", "23", "0"} <= set(vocabularies.values("hour")["value"].to_pylist())
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_lists_and_instants_that_a_text_file_writes_as_texts_are_declared(ending: str, tmp_path: Path) -> None:
+    rows = [
+        {
+            "at": f"2024-03-{1 + i % 28:02} 10:00:00" + (".5" if i % 3 else ""),
+            "zoned": f"2024-03-{1 + i % 28:02}T10:00:00{'Z' if i % 2 else '+02:00'}",
+            "day": f"2023-01-{1 + i % 28:02}",
+            "tags": f"[a{i % 3}, b]" if i % 5 else None,
+            "version": f"2024-03-{1 + i % 28:02}b",
+            "y": i % 2,
+        }
+        for i in range(300)
+    ]
+    path = tmp_path / f"events.{ending}"
+    if ending == "csv":
+        pd.DataFrame(rows).to_csv(path, index=False)
+    else:
+        lists = [{**row, "tags": str(row["tags"]).strip("[]").split(", ") if row["tags"] else None} for row in rows]
+        path.write_text("".join(json.dumps(row) + "\n" for row in lists))
+    found = propose(path, "y")
+    types = {item.name: item.type for item in found.spec.inputs}
+    assert "TIMESTAMP" == types["at"]
+    assert types["zoned"].startswith("TIMESTAMP")
+    assert ("DATE", "VARCHAR[]", "VARCHAR") == (types["day"], types["tags"], types["version"])
+    vocabularies = fit_vocabularies(path, found.spec, tmp_path / "v")
+    assert {"a0", "a1", "a2", "b"} == set(vocabularies.values("tags")["value"].to_pylist())
+    assert ["10"] == vocabularies.values("hour")["value"].to_pylist()
 
 
 @pytest.mark.parametrize("kind", [pa.int8(), pa.bool_(), pa.float64(), pa.decimal128(20, 1)])
