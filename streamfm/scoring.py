@@ -5,9 +5,10 @@ It reads NumPy, Arrow, compiled kernels and onnxruntime; never torch or onnx.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
-from pathlib import Path
 from typing import Literal, overload
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from streamfm.bundle import Bundle, open_bundle
 from streamfm.encoder import Encoded, Encoder
-from streamfm.errors import BundleError
+from streamfm.errors import BundleError, DataError, SpecError
 from streamfm.explanation import Explanation, Parameters, explain
 from streamfm.expressions import Deriver
 from streamfm.registry import Hold, hold
@@ -29,7 +30,13 @@ MODEL_FILES: Mapping[Precision, str] = {"fp32": "model.onnx", "int8": "model.int
 CHUNK_ROWS = 2048
 """Rows per call of the network: the activations of a 400-wide layer then stay in a core's cache."""
 
-_LOGIT, _SCORE = ["logit"], ["score"]
+_LOGIT, _SCORE, _BOTH = ["logit"], ["score"], ["logit", "score"]
+
+# Two kinds of columns that between them call every kernel.
+_EMPTY_COLUMNS: tuple[Mapping[str, pa.DataType], ...] = (
+    {"categorical": pa.string(), "multivalued": pa.list_(pa.string()), "numeric": pa.float64()},
+    {"categorical": pa.int64(), "multivalued": pa.list_(pa.int64()), "numeric": pa.float64()},
+)
 
 
 class Scorer:
@@ -57,14 +64,19 @@ class Scorer:
 
         Raises:
             BundleError: The bundle has no network of this precision, or it does not run; names the file.
+            DataError: No such precision, or less than one thread.
         """
+        if precision not in MODEL_FILES:
+            raise DataError(f"precision is {precision!r}, expected {' or '.join(map(repr, MODEL_FILES))}")
+        if threads < 1:
+            raise DataError(f"threads is {threads}, expected 1 or more")
         self.bundle = bundle
         self._held = held
         self.spec = bundle.spec
         self.name, self.version = bundle.manifest.name, bundle.manifest.version
         self.precision = precision
         self.encoder = Encoder(bundle.spec, bundle.vocabularies)
-        self._deriver = Deriver(bundle.spec)
+        self._deriver = _deriver(bundle)
         self._session = _open_session(bundle, MODEL_FILES[precision], threads)
         self._warm_up()
 
@@ -85,6 +97,7 @@ class Scorer:
 
         Raises:
             DataError: A column that its feature cannot use; names the feature.
+            MissingColumnsError: None of the inputs is there.
         """
         return self._answer(rows, _SCORE)
 
@@ -96,13 +109,20 @@ class Scorer:
         """The same as `score` before the sigmoid."""
         return self._answer(rows, _LOGIT)
 
-    def explain(self, row: Row) -> Explanation:
-        """What each feature of one event adds to its logit; see `streamfm.explanation` for the method.
+    @overload
+    def explain(self, rows: Row) -> Explanation: ...
+    @overload
+    def explain(self, rows: Rows) -> list[Explanation]: ...
+    def explain(self, rows: Rows) -> Explanation | list[Explanation]:
+        """What each feature of each event adds to its logit; of one dict, a single explanation.
+
+        See `streamfm.explanation` for the method.
 
         Raises:
-            DataError: A value that its feature cannot use; names the feature.
+            DataError: As `score`.
         """
-        return self.explain_columns(*self.columns([row]))[0]
+        explanations = self.explain_columns(*self.columns(rows))
+        return explanations[0] if isinstance(rows, Mapping) else explanations
 
     def embedding(self, feature: str, value: object) -> NDArray[np.float32]:
         """The factors of a feature's value, float32 [K]; of an unseen value, those of unknown; of None, of NULL.
@@ -122,67 +142,82 @@ class Scorer:
         """Scores, float32 [B], of columns that already include those that SQL derives.
 
         Raises:
-            DataError: As `score`.
+            DataError: As `score`, or a column that has not as many rows.
         """
-        return self._run(columns, rows, _SCORE)
+        return self._ask(columns, rows, _SCORE)
 
     def logit_columns(self, columns: Columns, rows: int) -> NDArray[np.float32]:
         """The same as `score_columns` before the sigmoid."""
-        return self._run(columns, rows, _LOGIT)
+        return self._ask(columns, rows, _LOGIT)
 
     def explain_columns(self, columns: Columns, rows: int) -> list[Explanation]:
         """An explanation for each row of columns that already include those that SQL derives."""
-        encoded = self.encoder.encode(columns, rows)
         return [
-            explain(encoded.row(index), self.encoder.layout, self._parameters, self._run_logits)
-            for index in range(rows)
+            explanation
+            for encoded in self._chunks(columns, rows)
+            for explanation in explain(encoded, self.encoder.layout, self._parameters, self._logits)
         ]
 
     def _answer(self, rows: Rows, output: list[str]) -> float | NDArray[np.float32]:
         columns, count = self.columns(rows)
-        answers = self._run(columns, count, output)
+        answers = self._ask(columns, count, output)
         return float(answers[0]) if isinstance(rows, Mapping) else answers
 
-    def _run(self, columns: Columns, rows: int, output: list[str]) -> NDArray[np.float32]:
+    def _ask(self, columns: Columns, rows: int, output: list[str]) -> NDArray[np.float32]:
+        answers = [self._run(encoded, output)[0] for encoded in self._chunks(columns, rows)]
+        return answers[0] if len(answers) == 1 else np.concatenate(answers)
+
+    def _chunks(self, columns: Columns, rows: int) -> Iterator[Encoded]:
+        """The rows encoded, `CHUNK_ROWS` at a time; at least one chunk, so that columns are checked in any case."""
         if rows <= CHUNK_ROWS:
-            return self._run_encoded(self.encoder.encode(columns, rows), output)
-        answers = np.empty(rows, np.float32)
+            yield self.encoder.encode(columns, rows)
+            return
+        for name, column in columns.items():
+            if len(column) != rows:
+                raise DataError(f"column {name!r} has {len(column)} rows, expected {rows}")
         for start in range(0, rows, CHUNK_ROWS):
             count = min(CHUNK_ROWS, rows - start)
-            part = {name: column.slice(start, count) for name, column in columns.items()}
-            answers[start : start + count] = self._run_encoded(self.encoder.encode(part, count), output)
-        return answers
+            yield self.encoder.encode({name: column.slice(start, count) for name, column in columns.items()}, count)
 
-    def _run_encoded(self, encoded: Encoded, output: list[str]) -> NDArray[np.float32]:
+    def _run(self, encoded: Encoded, output: list[str]) -> list[NDArray[np.float32]]:
         feed: dict[str, NDArray[np.int32] | NDArray[np.float32]] = {"ids": encoded.ids}
         if encoded.weights is not None:
             feed["weights"] = encoded.weights
-        answers: NDArray[np.float32] = self._session.run(output, feed)[0]
+        answers: list[NDArray[np.float32]] = self._session.run(output, feed)
         return answers
 
-    def _run_logits(self, encoded: Encoded) -> NDArray[np.float32]:
-        return self._run_encoded(encoded, _LOGIT)
+    def _logits(self, encoded: Encoded) -> NDArray[np.float32]:
+        return self._run(encoded, _LOGIT)[0]
 
     @cached_property
     def _parameters(self) -> Parameters:
         return Parameters.load(self.bundle.path)
 
     def _warm_up(self) -> None:
-        """Answer for empty events: it compiles the kernels, and shows that the network gives numbers."""
+        """Answer for empty events: it loads the kernels, and shows that the network gives numbers."""
         place = f"{self.bundle.path}: {MODEL_FILES[self.precision]}"
-        for rows in (1, 2):
-            nothing: Columns = {item.name: pa.nulls(rows) for item in self.spec.inputs}
-            columns = self._deriver.derive(nothing, rows)
+        for rows, kinds in enumerate(_EMPTY_COLUMNS, start=1):
+            encoded = self.encoder.encode(self._empty_columns(rows, kinds), rows)
             try:
-                answers = self.score_columns(columns, rows)
+                answers = self._run(encoded, _BOTH)
             # onnxruntime's exceptions have no base in common.
             except Exception as error:
                 raise BundleError(f"{place}: does not run: {error}") from error
-            if answers.shape != (rows,) or not np.isfinite(answers).all():
-                raise BundleError(f"{place}: answers {answers!r} for {rows} empty events")
+            for answer in answers:
+                if answer.shape != (rows,) or answer.dtype != np.float32 or not np.isfinite(answer).all():
+                    raise BundleError(f"{place}: answers {answer!r} for {rows} empty events")
+
+    def _empty_columns(self, rows: int, kinds: Mapping[str, pa.DataType]) -> Columns:
+        # Of two features with one input, the numeric one decides: categories may be numbers.
+        features = sorted(self.spec.features, key=lambda feature: feature.kind == "numeric")
+        columns: Columns = {feature.column: pa.nulls(rows, kinds[feature.kind]) for feature in features}
+        # An expression may fail for an event without values. That is then the event's error, not the bundle's.
+        with suppress(DataError):
+            columns |= self._deriver.derive({}, rows)
+        return columns
 
 
-def load(reference: str | Path, *, precision: Precision = "fp32", threads: int = 1) -> Scorer:
+def load(reference: str | os.PathLike[str], *, precision: Precision = "fp32", threads: int = 1) -> Scorer:
     """A Scorer of the model that a reference names; while it lives, its version is not pruned.
 
     Args:
@@ -193,9 +228,29 @@ def load(reference: str | Path, *, precision: Precision = "fp32", threads: int =
     Raises:
         RegistryError: No such name, version or alias.
         BundleError: The bundle was refused; names the file.
+        DataError: No such precision, or less than one thread.
     """
     held = hold(reference)
-    return Scorer(open_bundle(held.resolved.path), precision=precision, threads=threads, held=held)
+    try:
+        bundle = open_bundle(held.resolved.path)
+        found, expected = bundle.manifest, held.resolved
+        if (found.name, found.version) != (expected.name, expected.version):
+            raise BundleError(
+                f"{bundle.path}: manifest.json: the bundle is {found.name}/{found.version}, "
+                f"expected {expected.name}/{expected.version}",
+                hint="a version was copied or renamed by hand; publish it instead",
+            )
+        return Scorer(bundle, precision=precision, threads=threads, held=held)
+    except BaseException:
+        held.release()
+        raise
+
+
+def _deriver(bundle: Bundle) -> Deriver:
+    try:
+        return Deriver(bundle.spec)
+    except SpecError as error:
+        raise BundleError(f"{bundle.path}: features.toml: {error.message}", hint=error.hint) from error
 
 
 def _open_session(bundle: Bundle, file: str, threads: int) -> onnxruntime.InferenceSession:
