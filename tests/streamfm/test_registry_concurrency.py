@@ -184,6 +184,7 @@ def test_publishers_at_once_get_different_numbers(crew: Crew) -> None:
     assert [None] * 20 == [found.error for found in registry.verify()]
 
 
+@pytest.mark.slow
 def test_four_writers_move_an_alias_five_hundred_times(crew: Crew) -> None:
     registry = fill(crew, 4)
     crew.hire("writer", WRITER, 4)
