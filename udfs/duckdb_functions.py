@@ -71,11 +71,12 @@ class Serving:
 class Functions:
     """The functions of one version, as DuckDB calls them: each takes one-chunk Arrow columns and returns an array."""
 
-    def __init__(self, serving: Serving, columns: Sequence[str], arguments: Sequence[Argument]) -> None:
-        """Functions whose positional arguments are the encoder's `columns`."""
+    def __init__(self, serving: Serving, arguments: Sequence[Argument], derived: Sequence[str]) -> None:
+        """Functions that are given the inputs, as one struct or one by one, and then the SQL features."""
         self.serving = serving
-        self._columns = tuple(columns)
         self._arguments = tuple(arguments)
+        self._of_row = (*(a.item.name for a in arguments), *derived)
+        self._of_values = (*(a.item.name for a in arguments if a.is_encoded), *derived)
         self._spec = serving.scorer().spec
 
     def score(self, *columns: Column) -> pa.Array:
@@ -113,7 +114,11 @@ class Functions:
         return pa.array([name is None or bool(self._feature(name)) for name in names.to_pylist()], pa.bool_())
 
     def _named(self, columns: Sequence[Column]) -> Columns:
-        return {name: _one_chunk(column) for name, column in zip(self._columns, columns, strict=True)}
+        arrays = [_one_chunk(column) for column in columns]
+        if not pa.types.is_struct(arrays[0].type):
+            return dict(zip(self._of_values, arrays, strict=True))
+        inputs = [_plain(child) for child in arrays[0].flatten()]
+        return dict(zip(self._of_row, [*inputs, *arrays[1:]], strict=True))
 
     def _feature(self, name: str) -> Feature:
         for feature in self._spec.features:
@@ -135,6 +140,10 @@ def _one_chunk(column: Column) -> pa.Array:
     array = column.chunk(0) if isinstance(column, pa.ChunkedArray) and column.num_chunks == 1 else column
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
+    return _plain(array)
+
+
+def _plain(array: pa.Array) -> pa.Array:
     # SET arrow_lossless_conversion dresses types up.
     return array.storage.cast(pa.bool_()) if array.type == _BOOL8 else array
 

@@ -4,7 +4,7 @@ One macro answers calls by name, by position and with a whole row. Its body asks
 folds that away while it binds) and calls the function either way:
 
     CASE WHEN __is_row(typeof(user_id), typeof(ts))
-         THEN __score(row.user_id, hour(row.ts)) ELSE __score(user_id, hour(ts)) END
+         THEN __score(row, hour(row.ts)) ELSE __score(user_id, hour(ts)) END
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from streamfm.expressions import Expression, quoted
 from streamfm.features import FeatureSpec
 from udfs.duckdb_place import Place
-from udfs.duckdb_types import Argument, column_values
+from udfs.duckdb_types import Argument, derived_values, row_value
 
 MODELS = "deepfm_models"
 _INFO = "__deepfm_model_"
@@ -90,10 +90,10 @@ def _call(
     expressions: Mapping[str, Expression],
     arguments: Sequence[Argument],
 ) -> str:
-    row = quoted(spec.inputs[0].name)
     kinds = ", ".join(f'"system".main.typeof({quoted(item.name)})' for item in spec.inputs)
-    of_row = ", ".join(value for _, value in column_values(spec, expressions, arguments, row=row))
-    of_values = ", ".join(value for _, value in column_values(spec, expressions, arguments, row=None))
+    row = row_value(quoted(spec.inputs[0].name), arguments)
+    of_row = ", ".join([row, *derived_values(expressions, arguments, row)])
+    of_values = ", ".join([*(a.value for a in arguments if a.is_encoded), *derived_values(expressions, arguments, "")])
     return f"CASE WHEN {is_row}({kinds}) THEN {function}({of_row}) ELSE {function}({of_values}) END"
 
 

@@ -55,6 +55,7 @@ class Argument:
         accepted: The SQL types it takes (of a list, its elements).
         carrier: The SQL type in which it is taken out of a row.
         is_number: Whether only numeric features are made of it.
+        is_encoded: Whether a feature is made of it directly, and not by SQL only.
     """
 
     item: Input
@@ -62,11 +63,14 @@ class Argument:
     accepted: frozenset[str]
     carrier: str
     is_number: bool
+    is_encoded: bool
 
-    def value(self, source: str, *, in_row: bool) -> str:
-        """The SQL that hands `source`, a value of this input, to the encoder."""
+    @property
+    def value(self) -> str:
+        """The SQL that hands a value of this input, given by itself, to the encoder."""
+        source = quoted(self.item.name)
         wanted = "DOUBLE" if self.is_number else {"text": "VARCHAR", "real": "DOUBLE"}.get(self.item.family)
-        if wanted is None or (in_row and self.carrier.removesuffix("[]") == wanted):
+        if wanted is None:
             return source
         # ENUM becomes text here: as a dictionary it would be rebuilt for every 2,048 rows.
         return f"TRY_CAST({source} AS {wanted}{'[]' if self.item.is_list else ''})"
@@ -104,6 +108,7 @@ def _argument(item: Input, spec: FeatureSpec, expressions: Mapping[str, Expressi
         accepted=accepted,
         carrier=_carrier(item, kinds, is_derived=bool(derived)),
         is_number=kinds == {"numeric"},
+        is_encoded=bool(plain),
     )
 
 
@@ -120,34 +125,23 @@ def _carrier(item: Input, kinds: Collection[str], *, is_derived: bool) -> str:
     return carrier + ("[]" if item.is_list else "")
 
 
-def column_values(
-    spec: FeatureSpec, expressions: Mapping[str, Expression], arguments: Sequence[Argument], *, row: str | None
-) -> Iterator[tuple[str, str]]:
-    """The encoder's columns, each once: its name, and the SQL that makes it.
+def row_value(row: str, arguments: Sequence[Argument]) -> str:
+    """The SQL that takes the inputs out of a whole row, by name: others fall away, missing ones are NULL."""
+    return f"TRY_CAST({row} AS STRUCT({', '.join(f'{quoted(a.item.name)} {a.carrier}' for a in arguments)}))"
+
+
+def derived_values(expressions: Mapping[str, Expression], arguments: Sequence[Argument], row: str) -> Iterator[str]:
+    """The SQL of each SQL feature.
 
     Args:
-        spec: The features.
-        expressions: Those of the SQL features.
+        expressions: By feature.
         arguments: What `arguments_of` gave.
-        row: The SQL of a whole row; None when each input is given by its own name.
+        row: What `row_value` gave; empty when each input is given by itself.
     """
-    by_name = {argument.item.name: argument for argument in arguments}
-    taken = f"(TRY_CAST({row} AS {struct_type(arguments)}))." if row else ""
-    sources = {name: taken + quoted(name) for name in by_name}
-    seen: set[str] = set()
-    for feature in spec.features:
-        if feature.sql:
-            expression = expressions[feature.name]
-            values = {name: typed(by_name[name].item, sources[name]) for name in expression.columns}
-            yield feature.name, expression.render(values)
-        elif feature.input not in seen:
-            seen.add(feature.input)
-            yield feature.input, by_name[feature.input].value(sources[feature.input], in_row=row is not None)
-
-
-def struct_type(arguments: Sequence[Argument]) -> str:
-    """The STRUCT that a row is cast to: by name, further columns fall away, missing ones are NULL."""
-    return f"STRUCT({', '.join(f'{quoted(a.item.name)} {a.carrier}' for a in arguments)})"
+    source = f"({row})." if row else ""
+    values = {a.item.name: typed(a.item, source + quoted(a.item.name)) for a in arguments}
+    for expression in expressions.values():
+        yield expression.render(values)
 
 
 def is_row(kinds: Sequence[str], inputs: Sequence[Input], arguments: Sequence[Argument]) -> bool:

@@ -30,7 +30,7 @@ from streamfm.scoring import MODEL_FILES, Precision, Scorer, load
 from udfs.duckdb_functions import EXPLANATION_SQL, Functions, Serving
 from udfs.duckdb_macros import MODELS, drop_statements, info_name, macro_names, statements
 from udfs.duckdb_place import Place
-from udfs.duckdb_types import arguments_of, column_values
+from udfs.duckdb_types import arguments_of
 
 logger = logging.getLogger(__name__)
 
@@ -174,10 +174,9 @@ class Registration:
         """Make functions of the scorer, then let the macros call them."""
         expressions = expressions_of(scorer.spec)
         arguments = arguments_of(scorer.spec, expressions)
-        columns = [column for column, _ in column_values(scorer.spec, expressions, arguments, row=None)]
         bundle, precision = scorer.bundle.path, self.precision
         reload = None if self.reference is None else lambda: load(bundle, precision=precision, threads=1)
-        functions = Functions(Serving(scorer, reload), columns, arguments)
+        functions = Functions(Serving(scorer, reload), arguments, list(expressions))
         with _lock:
             names = self._create(functions)
             about = self._about(scorer, names["score"])
