@@ -154,6 +154,8 @@ class Deriver:
             elif not _accepts(item, array.type):
                 msg = f"input {item.name!r} ({item.type}) is used by SQL features, but its column holds {array.type}"
                 raise DataError(msg, hint=f"cast the column to {item.type}")
+            elif item.family == "text":
+                _check_utf8(item, array)
             arrays.append(array)
         # A column of its own keeps the number of rows when expressions use no input.
         names = [f"c{number}" for number in range(len(arrays))]
@@ -168,21 +170,29 @@ class Deriver:
         try:
             connection.register("events", sources)
             derived = connection.sql(f"SELECT {', '.join(wanted)} FROM events").to_arrow_table()
-        except duckdb.Error as error:
-            raise self._blame(sources, features, error) from error
-        finally:
             connection.unregister("events")
+        except (duckdb.FatalException, duckdb.InternalException) as error:
+            # DuckDB has given its database up; the next call opens another.
+            del _local.held
+            raise self._failure(features[0], error) from error
+        except duckdb.Error as error:
+            connection.unregister("events")
+            raise self._blame(sources, features, error) from error
         return {name: derived.column(name).combine_chunks() for name in features}
 
     def _blame(self, sources: pa.Table, features: list[str], error: Exception) -> DataError:
+        """The error of the feature that fails, found by deriving one at a time."""
         for name in features if len(features) > 1 else ():
             try:
                 self._run(sources, [name])
             except DataError as found:
                 return found
+        return self._failure(features[0], error)
+
+    def _failure(self, feature: str, error: Exception) -> DataError:
         text = str(error).split("\n", maxsplit=1)[0]
         hint = "TRY(...) makes NULL of what fails"
-        return DataError(f"feature {features[0]!r}: sql = {self.expressions[features[0]].sql!r}: {text}", hint=hint)
+        return DataError(f"feature {feature!r}: sql = {self.expressions[feature].sql!r}: {text}", hint=hint)
 
 
 _local = threading.local()
@@ -212,6 +222,14 @@ def _keep() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_hold, after_in_parent=_inherited.clear, after_in_child=_keep)
+
+
+def _check_utf8(item: Input, array: pa.Array | pa.ChunkedArray) -> None:
+    # DuckDB trusts Arrow's texts, and gives its whole database up when a function meets one that is none.
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"input {item.name!r}: {error}", hint="decode its bytes to UTF-8 text first") from error
 
 
 def _accepts(item: Input, kind: pa.DataType) -> bool:

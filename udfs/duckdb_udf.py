@@ -172,6 +172,8 @@ class Registration:
 
     def _serve(self, scorer: Scorer) -> None:
         """Make functions of the scorer, then let the macros call them."""
+        if not scorer.spec.inputs:
+            raise DataError(f"{self.name}: the model has no inputs", hint="declare the raw columns under [inputs]")
         expressions = expressions_of(scorer.spec)
         arguments = arguments_of(scorer.spec, expressions)
         bundle, precision = scorer.bundle.path, self.precision

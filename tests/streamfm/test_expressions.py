@@ -304,6 +304,27 @@ def test_a_value_that_an_expression_fails_on_is_an_error_that_names_the_feature(
     assert [1] == deriver.derive({"ts": instants(1)}, 1)["hour"].to_pylist()
 
 
+def broken_text():
+    offsets = np.array([0, 2, 3], np.int32)
+    return pa.Array.from_buffers(pa.string(), 2, [None, pa.py_buffer(offsets), pa.py_buffer(b"\xff\xfea")])
+
+
+def test_text_that_is_not_utf_8_is_refused_and_the_next_call_works():
+    deriver = Deriver(FeatureSpec.from_toml(SPEC.replace("genres[1:2]", "[lower(user)]")))
+    for column in (broken_text(), pa.chunked_array([broken_text()]), broken_text().dictionary_encode()):
+        with pytest.raises(DataError, match=r"input 'user': .*UTF8"):
+            deriver.derive({"user": column}, 2)
+    assert [["ann"]] == deriver.derive({"user": pa.array(["Ann"])}, 1)["first_genres"].to_pylist()
+
+
+def test_a_database_that_duckdb_gave_up_is_replaced(deriver, monkeypatch):
+    broken = Deriver(FeatureSpec.from_toml(SPEC.replace("genres[1:2]", "[lower(user)]")))
+    monkeypatch.setattr("streamfm.expressions._check_utf8", lambda item, array: None)
+    with pytest.raises(DataError, match="feature "):
+        broken.derive({"user": broken_text()}, 2)
+    assert [7] == deriver.derive({"ts": instants(7)}, 1)["hour"].to_pylist()
+
+
 @given(st.lists(st.none() | st.integers(-(10**14), 10**14), max_size=40))
 def test_hours_are_those_of_python(deriver, micros):
     derived = deriver.derive({"ts": pa.array(micros, pa.timestamp("us"))}, len(micros))["hour"].to_pylist()
