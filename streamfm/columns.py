@@ -20,8 +20,8 @@ from streamfm.vocabulary import NumericStatistics, Vocabulary, offset_width
 Ids = NDArray[np.int32]
 Weights = NDArray[np.float32]
 
-_DICTIONARY_SHARE = 4
-"""A dictionary of up to so many times the rows is looked up entry by entry, a larger one is decoded."""
+_ROWS_PER_ENTRY = 2
+"""With fewer rows than that for each entry of a dictionary, decoding it costs less than looking up its entries."""
 
 
 class Column(Protocol):
@@ -66,7 +66,7 @@ class Table:
     def write_rows(self, array: pa.Array, declared: str, ids: Ids, column: int) -> None:
         """Each value's row into a column of ids; values are first as their `declared` SQL type has them."""
         if types.is_dictionary(array.type):
-            if len(array.dictionary) <= _DICTIONARY_SHARE * len(array):
+            if _ROWS_PER_ENTRY * len(array.dictionary) <= len(array):
                 self._write_entries(array, declared, ids, column)
                 return
             array = decoded(array)

@@ -371,6 +371,22 @@ def test_every_arrow_form_of_a_column_has_the_same_ids(encoder: Encoder, form: s
     assert_same(encoder.encode(columns, len(rows)), encoder.encode(formed, len(rows)))
 
 
+@pytest.mark.parametrize("rows_per_entry", [100, 3, 2, 1])
+def test_dictionaries_of_any_share_of_entries_have_the_same_ids(encoder: Encoder, rows_per_entry: int) -> None:
+    """Few entries are looked up themselves, many are decoded."""
+    texts = pa.array([None, "ann", "nobody", *(f"user {number}" for number in range(5)), "ü"])
+    ratios = pa.array([None, 0.1, math.nan, *(number / 8 for number in range(5)), 2.0])
+    count = len(texts) * rows_per_entry
+    indices = [None if number % 5 == 4 else number * 7 % len(texts) for number in range(count + 3)]
+    for index in (pa.int8() if count < 120 else pa.uint16(), pa.int64()):
+        columns = {
+            "user": pa.DictionaryArray.from_arrays(pa.array(indices, index), texts).slice(3),
+            "ratio": pa.DictionaryArray.from_arrays(pa.array(indices, index), ratios).slice(3),
+        }
+        plain = {name: array.dictionary_decode() for name, array in columns.items()}
+        assert_same(encoder.encode(plain, count), encoder.encode(columns, count))
+
+
 @FEW
 @given(st.lists(EVENTS, min_size=1, max_size=6))
 def test_dicts_have_the_ids_of_tables(encoder: Encoder, rows: list[Row]) -> None:
