@@ -68,7 +68,7 @@ def _from_dict(row: Row, spec: FeatureSpec) -> Columns:
             columns[name] = to_array([value], spec.input(name))
     if names:
         try:
-            struct = pa.array([tuple(values)], _struct_of(tuple(map(type, values))))
+            struct = pa.array([tuple(values)], _struct_of(tuple(map(type, values))), from_pandas=True)
             columns.update(zip(names, struct.flatten(), strict=True))
         except (pa.ArrowException, OverflowError, ValueError):
             for name, value in zip(names, values, strict=True):

@@ -258,6 +258,12 @@ def test_a_number_is_never_cut_to_fit_its_declared_type() -> None:
     assert "1" == one("fresh", 1)
 
 
+@pytest.mark.parametrize("rows", [{"price": math.nan}, [{"price": math.nan}], pd.DataFrame({"price": [math.nan]})])
+def test_nan_is_how_python_writes_null(rows: Any) -> None:
+    # SQL features would see a number greater than all others.
+    assert [None] == to_columns(rows, SPEC)[0]["price"].to_pylist()
+
+
 def test_data_frames_with_missing_integers_and_categories() -> None:
     frame = pd.DataFrame(
         {
