@@ -10,8 +10,10 @@ import secrets
 import shutil
 import stat
 from pathlib import Path
+from typing import IO
 
 _OCCUPIED = {errno.EEXIST, errno.ENOTEMPTY}
+_RESERVED_BYTES = 1 << 20
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -40,6 +42,23 @@ def fsync_folder(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def reserve(file: IO[bytes], size: int) -> None:
+    """Take room for the first `size` bytes of a file: writing to a map of it then cannot meet a full disk.
+
+    That would end the process (SIGBUS) where an error can be raised here. What the file holds stays.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+        return
+    held = file.seek(0, os.SEEK_END)
+    for start in range(held, size, _RESERVED_BYTES):
+        file.write(bytes(min(_RESERVED_BYTES, size - start)))
+    file.flush()
 
 
 def write_new(path: Path, data: bytes, *, flush: bool = True) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from streamfm import files
 from streamfm.batches import Batch
 from streamfm.encoder import Layout
 from streamfm.errors import DataError
@@ -185,14 +185,8 @@ class Snapshot:
 
 
 def _reserve(file: IO[bytes], size: int) -> None:
-    # A map of a file with holes would end the process (SIGBUS) where the disk is full.
     try:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-            return
-        for start in range(0, size, 1 << 20):
-            file.write(bytes(min(1 << 20, size - start)))
-        file.flush()
+        files.reserve(file, size)
     except OSError as error:
         hint = "free some space, or train with a temporary folder on another disk"
         raise DataError(f"no room to keep the best weights, {size} bytes: {error.strerror}", hint=hint) from error

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from streamfm import kernels
+from streamfm import files, kernels
 from streamfm.errors import BundleError, DataError
 from streamfm.kernels import FIRST_VALUE_ROW
 
@@ -187,7 +187,7 @@ class VocabularyWriter:
         index, row, seed = len(self._tables), FIRST_VALUE_ROW, seed_of(name)
         # At most half of the slots are taken, so that a search is short and always ends.
         shape = (1 << max(4, (2 * count).bit_length()), 2)
-        slots = np.lib.format.open_memmap(_slots_path(self._folder, index), "w+", np.uint64, shape)
+        slots = _new_slots(_slots_path(self._folder, index), shape)
         path = str(_values_path(self._folder, index))
         with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, VALUES_SCHEMA) as writer:
             for batch in batches:
@@ -219,7 +219,11 @@ class VocabularyWriter:
 
 def seed_of(table: str) -> np.uint64:
     """The seed of a table's hash: XXH64 of its name, seed 0."""
-    return np.uint64(hash_texts(pa.array([table]), np.uint64(0))[0])
+    # Not by pa.array, which imports pandas wherever it is installed: half of the time that loading a bundle takes.
+    data = table.encode()
+    offsets = pa.py_buffer(np.array([0, len(data)], np.int32))
+    text = pa.StringArray.from_buffers(1, offsets, pa.py_buffer(data))
+    return np.uint64(hash_texts(text, np.uint64(0))[0])
 
 
 def hash_texts(texts: pa.Array, seed: np.uint64) -> NDArray[np.uint64]:
@@ -239,6 +243,14 @@ def hash_texts(texts: pa.Array, seed: np.uint64) -> NDArray[np.uint64]:
 def offset_width(array: pa.Array) -> int:
     """Bytes of one offset of a string or list array: 8 of their large forms."""
     return 8 if pa.types.is_large_string(array.type) or pa.types.is_large_list(array.type) else 4
+
+
+def _new_slots(path: Path, shape: tuple[int, int]) -> NDArray[np.uint64]:
+    """Free slots in a new file, mapped; its room on the disk is taken at once."""
+    slots = np.lib.format.open_memmap(path, "w+", np.uint64, shape)
+    with path.open("r+b") as file:
+        files.reserve(file, path.stat().st_size)
+    return slots
 
 
 def _slots_path(folder: Path, index: int) -> Path:
