@@ -245,7 +245,7 @@ def offset_width(array: pa.Array) -> int:
     return 8 if pa.types.is_large_string(array.type) or pa.types.is_large_list(array.type) else 4
 
 
-def _new_slots(path: Path, shape: tuple[int, int]) -> NDArray[np.uint64]:
+def _new_slots(path: Path, shape: tuple[int, int]) -> np.memmap[Any, np.dtype[np.uint64]]:
     """Free slots in a new file, mapped; its room on the disk is taken at once."""
     slots = np.lib.format.open_memmap(path, "w+", np.uint64, shape)
     with path.open("r+b") as file:
