@@ -40,21 +40,23 @@ class Place:
 
     @classmethod
     def of(cls, con: duckdb.DuckDBPyConnection, *, temporary: bool | None) -> Place:
-        """The current database and schema of a connection; temporary, unless said, where it is read-only.
+        """The current database and schema of a connection; temporary, unless said, where it cannot keep macros.
 
         Raises:
             StreamFMError: The connection is in a transaction or has a half-read result.
         """
         _refuse_busy(con)
         query = """
-            SELECT current_database(), current_schema(), readonly FROM duckdb_databases()
+            SELECT current_database(), current_schema(), NOT readonly AND type = 'duckdb' FROM duckdb_databases()
             WHERE database_name = current_database()"""
-        database, schema, is_read_only = con.sql(query).fetchall()[0]
+        database, schema, can_keep = con.sql(query).fetchall()[0]
         if temporary is None:
-            temporary = is_read_only
-        elif is_read_only and not temporary:
+            temporary = not can_keep
+        elif not (temporary or can_keep):
             hint = "leave `temporary` out: the functions are then this connection's own"
-            raise StreamFMError(f"database {database!r} is read-only and cannot keep functions", hint=hint)
+            raise StreamFMError(
+                f"database {database!r} is read-only, or none of DuckDB's: it keeps no macros", hint=hint
+            )
         return cls(connection=weakref.ref(con), database=database, schema=schema, is_temporary=temporary)
 
     def path(self, name: str) -> str:
