@@ -5,26 +5,51 @@ Heavy libraries are imported by the commands that need them, so that `streamfm -
 
 from __future__ import annotations
 
+import itertools
+import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import click
 
+from streamfm.cli.commands import WIDTH, debug_option
+from streamfm.cli.complaints import complaint, is_interruption
 from streamfm.cli.demonstration import demo
+from streamfm.cli.evaluating import evaluate
 from streamfm.cli.model_commands import models
-from streamfm.cli.query import score, sql
-from streamfm.cli.training import evaluate, init, train
-from streamfm.errors import StreamFMError
+from streamfm.cli.proposing import init
+from streamfm.cli.query import sql
+from streamfm.cli.scoring import score
+from streamfm.cli.training import train
 
-EXIT_ERROR = 1
-EXIT_INTERRUPTED = 130
+EXIT_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 130, 141
+
+_COMMANDS = (init, train, evaluate, score, sql, models, demo)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class Commands(click.Group):
+    """The group of all commands."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; click would answer a broken pipe by itself, with the exit code of an error."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise ReaderGoneError from error
+
+
+class ReaderGoneError(Exception):
+    """Whoever read the output has gone."""
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH})
 @click.version_option(package_name="streamfm")
-@click.option("--debug", is_flag=True, help="Print the whole traceback of an error.")
-def cli(debug: bool) -> None:
+def cli() -> None:
     """Click probabilities where the data is: train a DeepFM once, score in SQL, in Python, on a stream.
 
     \b
@@ -33,57 +58,80 @@ def cli(debug: bool) -> None:
       streamfm train events.parquet --features features.toml --out models/ctr
       streamfm sql models/ctr@champion "SELECT deepfm_score(e) FROM 'events.parquet' e LIMIT 5"
 
-    A model is referred to as models/ctr@champion (an alias), models/ctr/3 (a version), or a bundle's folder.
-    Exit codes: 0 done, 1 refused with a reason, 2 wrong usage, 130 interrupted.
+    DATA stands for Parquet, CSV or JSON lines (paths, globs, a folder of Parquet files), or for an SQL query. A model
+    is referred to as models/ctr@champion (an alias), models/ctr/3 (a version), or a bundle's folder. Results go to
+    standard output, everything else to standard error.
+
+    \b
+    Exit codes:
+      0    done
+      1    refused or failed: a line says why, and a hint what to do
+      2    wrong usage
+      130  interrupted
+      141  whoever read the output has gone, as with `| head`
     """
 
 
-cli.add_command(init)
-cli.add_command(train)
-cli.add_command(evaluate)
-cli.add_command(score)
-cli.add_command(sql)
-cli.add_command(models)
-cli.add_command(demo)
+for _command in _COMMANDS:
+    cli.add_command(_command)
+for _command in (cli, demo):
+    _command.params.append(debug_option())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; errors come out in a line or two, and as the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given[: _first_command(given)]
+    debug = "--debug" in itertools.takewhile(lambda argument: argument != "--", given)
+    with _terminated_like_interrupted():
+        code = _run(given, debug=debug)
+    sys.exit(code)
+
+
+def _run(arguments: list[str], *, debug: bool) -> int:
+    """Run a command; its exit code."""
     try:
-        cli.main(args=given, prog_name="streamfm", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        result = cli.main(args=arguments, prog_name="streamfm", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; nothing half-written was left", err=True)
-        sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of a pipe, such as `head`, has seen enough.
-        sys.stderr.close()
-        sys.exit(EXIT_ERROR)
-    except Exception as error:
-        sys.exit(_report(error, debug=debug))
+        return error.exit_code
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exception(error)
+        code = _report(error)
+        _abandon_output()
+        return code
 
 
-def _first_command(arguments: list[str]) -> int:
-    return next((i for i, argument in enumerate(arguments) if not argument.startswith("-")), len(arguments))
-
-
-def _report(error: Exception, *, debug: bool) -> int:
-    """Say what is wrong; an error that nobody foresaw is told as one."""
-    if debug:
-        traceback.print_exception(error)
-        return EXIT_ERROR
-    known = isinstance(error, (StreamFMError, OSError)) or type(error).__module__.split(".")[0] in ("duckdb", "_duckdb")
-    if known:
-        click.echo(f"error: {error}", err=True)
-    else:
-        click.echo(f"error: {type(error).__name__}: {error}", err=True)
-        click.echo(
-            "hint: this is a defect of streamfm; `streamfm --debug ...` prints the traceback to report", err=True
-        )
+def _report(error: BaseException) -> int:
+    """Say what is wrong; the exit code."""
+    if isinstance(error, (ReaderGoneError, BrokenPipeError)):
+        return EXIT_BROKEN_PIPE
+    if is_interruption(error) or isinstance(error, click.Abort):
+        click.echo("interrupted", err=True)
+        return EXIT_INTERRUPTED
+    click.echo(complaint(error), err=True)
     return EXIT_ERROR
+
+
+def _abandon_output() -> None:
+    """Drop what cannot be written, lest Python try again at its end, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Makes SIGTERM, by which supervisors stop a process, do what Ctrl-C does: clean up, or keep the best so far."""
+    mine = threading.current_thread() is threading.main_thread()
+    if not mine or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

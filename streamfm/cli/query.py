@@ -1,216 +1,113 @@
-"""`streamfm score` and `streamfm sql`: DuckDB with the model registered."""
+"""`streamfm sql`: DuckDB with the model registered, for one text of statements or a prompt."""
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from streamfm.cli.console import PRECISION, console, output, progress_bar
-from streamfm.errors import DataError, MissingColumnsError
+from streamfm.cli.commands import PRECISION, REFERENCE, Command, argument, option
+from streamfm.cli.console import answer, output, say
+from streamfm.cli.csv_output import print_csv
+from streamfm.cli.interruptible import interruptible
+from streamfm.errors import StreamFMError
 
 if TYPE_CHECKING:
     import duckdb
-    import pyarrow as pa
 
     from streamfm.scoring import Precision
 
-FORMATS = {".parquet": "FORMAT parquet, COMPRESSION zstd", ".csv": "FORMAT csv, HEADER", ".json": "FORMAT json"}
+MEMORY = ":memory:"
 SHOWN_ROWS = 40
-WIDE = 200
 
 
-@click.command(short_help="Score a file of events into another.")
-@click.argument("reference")
-@click.argument("data")
-@click.option(
-    "-o",
-    "--output",
-    "destination",
-    default="-",
-    show_default=True,
-    help="A .parquet, .csv or .json file; - prints CSV.",
-)
-@click.option("--keep", "keep", help="Columns to carry over, with commas between; all of them by default.")
-@click.option("--logit", is_flag=True, help="Add the logit too.")
-@click.option("--threads", type=click.IntRange(1), help="Processor cores to use; all by default.")
-@PRECISION
-def score(
-    reference: str,
-    data: str,
-    destination: str,
-    keep: str | None,
-    logit: bool,
-    threads: int | None,
-    precision: Precision,
-) -> None:
-    """Score every event in DATA (Parquet, CSV, JSON lines; a path, a glob or a SQL query), in order.
-
-    The rows stream through, so a file may be larger than memory; the output appears only when it is whole.
-
-    \b
-    Examples:
-      streamfm score models/ctr@champion events.parquet -o scored.parquet
-      streamfm score models/ctr/3 'log/*.parquet' --keep event_id -o scores.csv
-      streamfm score models/ctr@champion "SELECT * FROM 'e.parquet' WHERE country = 'CH'" | head
-    """
-    from streamfm.scoring import load
-    from streamfm.sources import open_source
-    from udfs.duckdb_udf import register
-
-    target = None if destination == "-" else Path(destination)
-    if target is not None and target.suffix not in FORMATS:
-        raise click.UsageError(f"{destination}: unknown kind of file; end it with {', '.join(FORMATS)}")
-    scorer = load(reference, precision=precision)
-    with open_source(data, inputs=scorer.spec.inputs, threads=threads) as source:
-        register(source.connection, scorer)
-        columns = _carried(source.columns, keep)
-        _warn_of_missing(scorer.spec.input_names, source.columns)
-        scores = ", deepfm_logit(__row) AS logit" if logit else ""
-        query = f"SELECT {columns}deepfm_score(__row) AS score{scores} FROM ({source.sql}) AS __row"
-        if target is None:
-            _write_csv(source.connection.sql(query).to_arrow_reader())
-            return
-        rows = _copy(source.connection, query, target)
-    console.print(f"{rows:,} events scored into {target}")
-
-
-def _carried(columns: Collection[str], keep: str | None) -> str:
-    if keep is None:
-        return "__row.*, "
-    wanted = [name.strip() for name in keep.split(",") if name.strip()]
-    if missing := [name for name in wanted if name not in columns]:
-        raise DataError(f"--keep: no column {missing[0]!r}", hint=f"the data has {', '.join(columns)}")
-    return "".join(f"__row.{_quoted(name)}, " for name in wanted)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _warn_of_missing(inputs: tuple[str, ...], columns: Collection[str]) -> None:
-    present = {name.casefold() for name in columns}
-    if not present & {name.casefold() for name in inputs}:
-        raise MissingColumnsError(inputs, list(columns), source="the data")
-    if missing := [name for name in inputs if name.casefold() not in present]:
-        console.print(f"[yellow]not in the data, scored as NULL: {', '.join(missing)}[/]")
-
-
-def _copy(connection: duckdb.DuckDBPyConnection, query: str, target: Path) -> int:
-    """Copy to a temporary file beside the target, then rename; the number of rows."""
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    location = str(part).replace("'", "''")
-    try:
-        with query_progress(connection, "scoring"):
-            (rows,) = connection.execute(f"COPY ({query}) TO '{location}' ({FORMATS[target.suffix]})").fetchall()[0]
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
-    return int(rows)
-
-
-@contextmanager
-def query_progress(connection: duckdb.DuckDBPyConnection, label: str) -> Iterator[None]:
-    """A progress bar while the connection runs a query."""
-    connection.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
-    done = threading.Event()
-    with progress_bar() as progress:
-        task = progress.add_task(label, total=100, note="")
-
-        def follow() -> None:
-            while not done.wait(0.2):
-                progress.update(task, completed=max(0.0, connection.query_progress()))
-
-        follower = threading.Thread(target=follow, daemon=True)
-        follower.start()
-        try:
-            yield
-        finally:
-            done.set()
-            follower.join()
-        progress.update(task, completed=100)
-
-
-@click.command(short_help="Run SQL with the model registered, or prompt for it.")
-@click.argument("reference")
-@click.argument("query", required=False)
-@click.option("-d", "--database", default=":memory:", help="A DuckDB file to open; in memory by default.")
-@click.option("--read-only", is_flag=True, help="Open the database for reading.")
-@click.option("--name", default="deepfm", show_default=True, help="Prefix of the functions: NAME_score and others.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, every row, instead of a table.")
+@click.command(cls=Command, short_help="Ask the model in SQL: a query, a script, or a prompt.")
+@REFERENCE
+@argument("query", "One or more statements; without, they are read from standard input.", required=False)
+@option("-d", "--database", default=MEMORY, help="A DuckDB file, opened for reading only; in memory by default.")
+@option("--write", is_flag=True, help="Open the database file for writing; one that is not there is made.")
+@option("--name", default="deepfm", show_default=True, help="What the functions' names begin with.")
+@option("--csv", "as_csv", is_flag=True, help="Print CSV, every row, instead of a table.")
+@option("--max-rows", default=SHOWN_ROWS, show_default=True, type=click.IntRange(1), help="Of a table.")
 @PRECISION
 def sql(
-    reference: str, query: str | None, database: str, read_only: bool, name: str, as_csv: bool, precision: Precision
-) -> None:
-    """Run QUERY in DuckDB with deepfm_score() and its companions; without QUERY, prompt (end a query with ;).
+    reference: str, query: str | None, database: str, write: bool, name: str, as_csv: bool, max_rows: int,
+    precision: Precision,
+) -> None:  # fmt: skip
+    """Run SQL in DuckDB with deepfm_score(...) and its companions; on a terminal without QUERY, prompt for it.
+
+    deepfm_score takes inputs by name, by position, or a whole row; deepfm_explain tells what each feature adds,
+    deepfm_embedding what the model has learnt of a value, deepfm_models() what is registered. Nothing of it is stored
+    in the database file.
 
     \b
     Examples:
       streamfm sql models/ctr@champion "SELECT deepfm_score(e) AS p, * FROM 'e.parquet' e ORDER BY p DESC LIMIT 10"
       streamfm sql models/ctr@champion "SELECT deepfm_score(user_id := 'u1', app_id := 'a7')"
-      streamfm sql models/ctr@champion -d shop.duckdb
+      streamfm sql models/ctr@champion -d shop.duckdb --csv "FROM events e SELECT id, deepfm_score(e)" > scores.csv
+      streamfm sql models/ctr@champion < report.sql
+      streamfm sql models/ctr@champion
     """
-    import duckdb
-
+    from streamfm.cli.prompt import Prompt
     from udfs.duckdb_udf import register
 
-    connection = duckdb.connect(database, read_only=read_only)
-    register(connection, reference, name=name, precision=precision, temporary=True)
-    if query is not None:
-        _run(connection, query, as_csv=as_csv)
-    elif sys.stdin.isatty():
-        _prompt(connection, name, as_csv=as_csv)
-    else:
-        _run(connection, sys.stdin.read(), as_csv=as_csv)
+    with closing(_connect(database, write=write)) as connection:
+        registration = register(connection, reference, name=name, precision=precision, temporary=True)
+        show = Show(connection, max_rows=max_rows, as_csv=as_csv)
+        if query is None and sys.stdin.isatty():
+            Prompt(registration, show).run()
+        else:
+            show.script(sys.stdin.read() if query is None else query)
 
 
-def _run(connection: duckdb.DuckDBPyConnection, query: str, *, as_csv: bool) -> None:
-    relation: duckdb.DuckDBPyRelation | None = connection.sql(query)
-    if relation is None:
-        return
-    if as_csv:
-        _write_csv(relation.to_arrow_reader())
-        return
-    width = output.width if output.is_terminal else WIDE
-    relation.show(max_rows=SHOWN_ROWS, max_width=width)
-
-
-def _write_csv(reader: pa.RecordBatchReader) -> None:
-    import pyarrow as pa
-    import pyarrow.csv
-
-    with pyarrow.csv.CSVWriter(pa.PythonFile(sys.stdout.buffer), reader.schema) as writer:
-        for batch in reader:
-            writer.write_batch(batch)
-
-
-def _prompt(connection: duckdb.DuckDBPyConnection, name: str, *, as_csv: bool) -> None:
-    import readline  # noqa: F401  # line editing and history for input()
-
+def _connect(database: str, *, write: bool) -> duckdb.DuckDBPyConnection:
     import duckdb
 
-    console.print(f"{name}_score(...) is registered; end a query with ; and leave with Ctrl-D")
-    lines: list[str] = []
-    while True:
-        try:
-            lines.append(input("...> " if lines else "sql> "))
-        except EOFError:
-            click.echo()
+    if database == MEMORY and write:
+        raise click.UsageError("--write goes with a --database")
+    if database != MEMORY and not write and not Path(database).exists():
+        raise StreamFMError(f"{database}: no such file", hint="--write makes it")
+    # Without the setting, FROM x would find a variable x of this program.
+    return duckdb.connect(
+        database, read_only=database != MEMORY and not write, config={"python_enable_replacements": False}
+    )
+
+
+class Show:
+    """Runs statements on a connection, and prints what they give."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, *, max_rows: int, as_csv: bool) -> None:
+        """Print tables of so many rows at most, or all rows as CSV."""
+        self.connection = connection
+        self._max_rows, self._as_csv = max_rows, as_csv
+
+    def script(self, text: str) -> None:
+        """Run the statements of a text, one after the other; the first that fails is the last.
+
+        Raises:
+            duckdb.Error: A statement cannot be read, or fails.
+            KeyboardInterrupt: Ctrl-C; the statement has ended, and the connection is free.
+        """
+        for statement in self.connection.extract_statements(text):
+            self._statement(statement)
+
+    def _statement(self, statement: duckdb.Statement) -> None:
+        import duckdb
+
+        rows = interruptible(self.connection, lambda: self.connection.sql(statement))
+        gives_nothing = duckdb.ExpectedResultType.NOTHING in statement.expected_result_type
+        if rows is None or (gives_nothing and statement.type != duckdb.StatementType.MULTI):
             return
-        except KeyboardInterrupt:
-            lines.clear()
-            click.echo()
-            continue
-        if not lines[-1].rstrip().endswith(";"):
-            continue
-        try:
-            _run(connection, "\n".join(lines), as_csv=as_csv)
-        except (duckdb.Error, KeyboardInterrupt) as error:
-            console.print(f"[red]{error or 'interrupted'}[/]", markup=True, highlight=False)
-        lines.clear()
+        if rows.columns == ["Count"] and statement.type != duckdb.StatementType.SELECT:
+            say(f"{rows.fetchall()[0][0]:,} rows")
+        elif statement.type == duckdb.StatementType.EXPLAIN:
+            for _, plan in rows.fetchall():
+                answer(plan)
+        elif self._as_csv:
+            print_csv(self.connection, lambda path: rows.write_csv(path, header=True))
+        else:
+            width = output.width if output.is_terminal else sys.maxsize
+            interruptible(self.connection, lambda: rows.show(max_rows=self._max_rows, max_width=width))
