@@ -113,7 +113,7 @@ def _train(folder: Path) -> str:
     from streamfm.pipeline import PipelineSettings, train
     from streamfm.proposal import propose
     from streamfm.registry import CHAMPION, Registry
-    from streamfm.train_settings import TrainSettings
+    from streamfm.settings import TrainSettings
 
     _say("2. What to make of the columns: a proposal, with its reasons")
     _command(f"streamfm init {folder}/events.parquet --label clicked -o {folder}/features.toml")

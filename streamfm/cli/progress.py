@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.progress import TaskID
 
 from streamfm.cli.console import progress_bar, say, shows_bars
-from streamfm.train_settings import EpochReport
+from streamfm.settings import EpochReport
 
 
 class TrainingProgress:

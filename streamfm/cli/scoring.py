@@ -24,9 +24,9 @@ from streamfm.errors import DataError, MissingColumnsError, StreamFMError
 if TYPE_CHECKING:
     import duckdb
 
+    from streamfm.data.sources import Source
     from streamfm.features import FeatureSpec
     from streamfm.scoring import Precision
-    from streamfm.sources import Source
 
 _FORMATS = {
     ".parquet": "FORMAT parquet, COMPRESSION zstd",
@@ -90,8 +90,8 @@ def score(
       streamfm score models/ctr/3 log/*.csv --keep event_id -o scores.csv.gz
       streamfm score models/ctr@champion "SELECT * FROM 'e.parquet' WHERE country = 'CH'" | head
     """
+    from streamfm.data.sources import open_source
     from streamfm.scoring import load
-    from streamfm.sources import open_source
     from udfs.duckdb_udf import register
 
     file = None if target == "-" else OutputFile.at(target, data)
@@ -158,7 +158,7 @@ class OutputFile:
 
 def _files_of(data: Sequence[str]) -> list[str]:
     """The files that DATA names; none for an SQL query, whose rows are read before anything is written."""
-    from streamfm.readers import find_files
+    from streamfm.data.readers import find_files
 
     try:
         return find_files(data)
@@ -173,8 +173,8 @@ def _check_inputs(source: Source, spec: FeatureSpec) -> None:
     Raises:
         MissingColumnsError: None is there.
     """
+    from streamfm.data.checks import needed_columns
     from streamfm.expressions import Deriver
-    from streamfm.source_checks import needed_columns
 
     needed = needed_columns(spec, Deriver(spec))
     present = {name.casefold() for name in source.columns}
@@ -217,7 +217,7 @@ def _copy(source: Source, query: str, path: str, options: str) -> int:
     Raises:
         DataError: A file of the source cannot be read, or a column has a type that its feature cannot use.
     """
-    from streamfm.readers import literal
+    from streamfm.data.readers import literal
 
     try:
         return int(source.execute(f"COPY ({query}) TO {literal(path)} ({options})")[0][0])

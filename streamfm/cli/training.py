@@ -17,7 +17,7 @@ from streamfm.cli.console import answer, print_json, say
 from streamfm.cli.evaluating import print_evaluation
 from streamfm.cli.places import has_champion, new_model
 from streamfm.cli.progress import TrainingProgress
-from streamfm.train_settings import ModelSettings, TrainSettings
+from streamfm.settings import ModelSettings, TrainSettings
 
 if TYPE_CHECKING:
     from streamfm.export import ExportSettings
@@ -136,8 +136,7 @@ def train(
         bundle = registry.root / f"{name}-unpublished-{files.token()}"
         request = _Request(features, source_of(data), rows, network, training, outcome, memory_limit)
         trained = _train(request, bundle, name)
-        alias = CHAMPION if outcome.promote or not has_champion(registry, name) else None
-        version = _publish(bundle, registry, name, alias)
+        version = _publish(bundle, registry, name, promote=outcome.promote)
     if as_json:
         print_json(_facts(trained, version))
     else:
@@ -187,8 +186,8 @@ def _without_int8() -> ExportSettings:
 
 def _check_now(test: str, spec: FeatureSpec, memory_limit: str) -> None:
     """Refuse rows to test on before hours of training, not after."""
-    from streamfm.labelled_rows import LabelledRows
-    from streamfm.sources import open_source
+    from streamfm.data.labelled_rows import LabelledRows
+    from streamfm.data.sources import open_source
 
     with open_source(test, inputs=spec.inputs, memory_limit=memory_limit) as source:
         LabelledRows(source, spec)
@@ -208,13 +207,14 @@ def _made(root: Path) -> Iterator[None]:
         raise
 
 
-def _publish(bundle: Path, registry: Registry, name: str, alias: str | None) -> VersionInfo:
+def _publish(bundle: Path, registry: Registry, name: str, *, promote: bool) -> VersionInfo:
     """The version that the bundle has become; when it cannot become one, the bundle stays, and is named."""
     try:
+        alias = CHAMPION if promote or not has_champion(registry, name) else None
         return registry.publish(bundle, name, alias=alias)
     except BaseException:
         if bundle.is_dir():
-            say(f"not published, but nothing is lost: the trained bundle is {bundle}. When the cause is mended:")
+            say(f"nothing is lost: the trained bundle is kept as {bundle}. When the cause of what follows is mended:")
             say(f"  {shlex.join(['streamfm', 'models', 'publish', str(bundle), str(registry.root / name)])}")
         raise
 
