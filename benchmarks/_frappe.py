@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from streamfm.features import FeatureSpec
 
 FEATURES = (
     "user_id", "app_id", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city",
 )  # fmt: skip
+
+PUBLISHED: dict[str, Any] = {"average": False, "plateau_patience": 1, "unknown_share": 0, "null_share": 0}
+"""Where training as published (BARS, DeepFM on Frappe_x1) differs from `TrainSettings`' defaults."""
 
 
 def frappe_spec() -> FeatureSpec:

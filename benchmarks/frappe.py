@@ -20,21 +20,21 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from _frappe import frappe_files, frappe_spec, parser
+from _frappe import PUBLISHED, frappe_files, frappe_spec, parser
 from _report import report
 
 import streamfm
-from streamfm.metrics import auc, log_loss
+from streamfm.evaluation.metrics import auc, log_loss
 from streamfm.model import ModelSettings
 from streamfm.pipeline import PipelineSettings
-from streamfm.train_settings import TrainSettings
+from streamfm.settings import TrainSettings
 
 SEEDS = (2021, 2022, 2023)
 
 
 def published(seed: int, threads: int) -> PipelineSettings:
     """The settings of the published DeepFM."""
-    training = TrainSettings(average=False, unknown_share=0, null_share=0, seed=seed, threads=threads)
+    training = TrainSettings(**PUBLISHED, seed=seed, threads=threads)
     return PipelineSettings(model=ModelSettings(factors=10), training=training)
 
 

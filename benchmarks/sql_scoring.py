@@ -37,8 +37,8 @@ from sklearn.preprocessing import OrdinalEncoder
 from streamfm.bundle import BundleWriter, LayoutFacts, Manifest
 from streamfm.data import fit_vocabularies
 from streamfm.encoder import Encoded, Encoder
+from streamfm.export.graph import BatchNorm, Dense, Network, build_graph, build_int8_graph, calibrate, folded
 from streamfm.features import FeatureSpec
-from streamfm.graph import BatchNorm, Dense, Network, build_graph, build_int8_graph, calibrate, folded
 from streamfm.model import DeepFM, ModelSettings
 from streamfm.scoring import MODEL_FILES, Precision
 from udfs.duckdb_udf import register

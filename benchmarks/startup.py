@@ -29,9 +29,9 @@ from safetensors.numpy import save_file
 
 from streamfm.bundle import BundleWriter, LayoutFacts, Manifest
 from streamfm.encoder import Encoder
+from streamfm.encoder.vocabulary import VALUES_SCHEMA, VocabularyWriter
+from streamfm.export.graph import Dense, Network, build_graph
 from streamfm.features import Feature, FeatureSpec, Input
-from streamfm.graph import Dense, Network, build_graph
-from streamfm.vocabulary import VALUES_SCHEMA, VocabularyWriter
 
 CARDINALITIES = {
     "user_id": 100_000, "app_id": 10_000, "daytime": 7, "weekday": 7, "isweekend": 2, "homework": 3, "cost": 2,

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from _report import report
 
-from streamfm.dataset import DatasetWriter, EncodedDataset
+from streamfm.data.dataset import DatasetWriter, EncodedDataset
 from streamfm.encoder import Encoded, Field, Layout
 
 FIELDS = 26

@@ -21,14 +21,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _frappe import frappe_files, frappe_spec, parser
+from _frappe import PUBLISHED, frappe_files, frappe_spec, parser
 from _report import report
 from torch import Tensor, nn
 
 from streamfm.data import encode_dataset, fit_vocabularies
-from streamfm.dataset import EncodedDataset
+from streamfm.data.dataset import EncodedDataset
 from streamfm.encoder import Encoder
-from streamfm.metrics import auc
+from streamfm.evaluation.metrics import auc
 from streamfm.model import DeepFM, ModelSettings
 from streamfm.training import Plateau, TrainSettings, fit, predict_logits
 
@@ -122,7 +122,7 @@ def main() -> None:
         folder = Path(name)
         encoder = Encoder(frappe_spec(), fit_vocabularies(files["train"], frappe_spec(), folder / "vocabulary"))
         train, valid, test = (encode_dataset(file, encoder, folder / part) for part, file in files.items())
-        settings = TrainSettings(average=False, unknown_share=0, null_share=0, seed=options.seed)
+        settings = TrainSettings(**PUBLISHED, seed=options.seed)
 
         def ours(max_epochs: int) -> tuple[float, float]:
             """Test AUC, and rows/s of the best epoch."""

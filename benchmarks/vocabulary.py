@@ -23,8 +23,8 @@ import pyarrow as pa
 from _report import report
 
 from streamfm.encoder import Encoder
+from streamfm.encoder.vocabulary import VALUES_SCHEMA, VocabularyWriter
 from streamfm.features import Feature, FeatureSpec, Input
-from streamfm.vocabulary import VALUES_SCHEMA, VocabularyWriter
 
 COLUMNS = [f"c{number}" for number in range(10)]
 ROWS, BATCHES, ROUNDS = 2048, 64, 6

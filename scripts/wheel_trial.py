@@ -53,8 +53,8 @@ def train(folder: Path) -> None:
     from streamfm.features import FeatureSpec
     from streamfm.model import ModelSettings
     from streamfm.pipeline import PipelineSettings, train
+    from streamfm.settings import TrainSettings
     from streamfm.testing import simulate_events
-    from streamfm.train_settings import TrainSettings
 
     events = simulate_events(4_000, seed=1, users=100, apps=40)
     settings = PipelineSettings(

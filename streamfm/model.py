@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from streamfm.dropout import RandomByteDropout
-from streamfm.train_settings import ModelSettings
+from streamfm.settings import ModelSettings
 
 __all__ = ["DeepFM", "ModelSettings", "pairwise_interactions"]
 

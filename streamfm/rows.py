@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
+from streamfm.encoder.values import PLAIN_TYPES, UNITS, to_array
 from streamfm.errors import DataError, MissingColumnsError
 from streamfm.features import FeatureSpec
-from streamfm.inputs import Input
-from streamfm.values import PLAIN_TYPES, UNITS, to_array
+from streamfm.features.inputs import Input
 
 Columns = dict[str, pa.Array | pa.ChunkedArray]
 Row = Mapping[str, Any]

@@ -11,12 +11,12 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from streamfm.category import category_texts
+from streamfm.encoder.category import category_texts
+from streamfm.encoder.kernels import MAX_WEIGHT
+from streamfm.encoder.vocabulary import hash_texts, seed_of
 from streamfm.expressions import Deriver
 from streamfm.features import KEYS_OF_KIND, Feature, FeatureSpec, Input, Pooling, Task, Transform
-from streamfm.inputs import FAMILIES, JSON_FORMS
-from streamfm.kernels import MAX_WEIGHT
-from streamfm.vocabulary import hash_texts, seed_of
+from streamfm.features.inputs import FAMILIES, JSON_FORMS
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "features.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)

@@ -84,7 +84,7 @@ def test_explanations_add_up_to_what_the_network_answers(scorer: Scorer, golden:
 
 
 def test_the_training_state_that_fine_tuning_needs_is_there(folder: Path, bundle: Bundle) -> None:
-    from streamfm.weights import read_state
+    from streamfm.export.weights import read_state
 
     state, layout = read_state(folder / "weights.safetensors"), bundle.manifest.layout
     shape = (layout.rows, layout.factors + 1)

@@ -137,7 +137,7 @@ def train_model(folder: Path) -> Path:
     from streamfm.features import FeatureSpec
     from streamfm.model import ModelSettings
     from streamfm.pipeline import PipelineSettings, train
-    from streamfm.train_settings import TrainSettings
+    from streamfm.settings import TrainSettings
 
     settings = PipelineSettings(
         model=ModelSettings(factors=8, hidden=(24, 12)),
@@ -252,7 +252,7 @@ def torch_model(world: World) -> Scores:
     """The trained model itself, as training left it."""
     import torch
 
-    from streamfm.freezing import torch_logits
+    from streamfm.export.freezing import torch_logits
     from streamfm.model import DeepFM, ModelSettings
 
     settings: Any = world.scorer.bundle.manifest.training["model"]
@@ -467,7 +467,6 @@ def test_every_route_gives_the_same_score(world: World, route: str) -> None:
     assert difference(world, route) <= TOLERANCE
 
 
-@pytest.mark.xfail(strict=True, reason="expressions see NaN where dicts and pandas bring NULL")
 def test_nan_is_null_to_sql_features_on_every_route(world: World) -> None:
     # price_by_place has a coalesce(price, 0): NULL becomes 0, NaN stays what it is.
     row = {"position": 2, "price": math.nan}

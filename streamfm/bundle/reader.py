@@ -16,9 +16,9 @@ from streamfm.bundle.manifest import MANIFEST_LIMIT, MANIFEST_NAME, FileEntry, M
 from streamfm.bundle.onnx_check import OnnxFacts, check_onnx
 from streamfm.bundle.tensor_check import check_npy, check_safetensors
 from streamfm.encoder import Encoder
+from streamfm.encoder.vocabulary import Vocabularies
 from streamfm.errors import BundleError
 from streamfm.features import FeatureSpec
-from streamfm.vocabulary import Vocabularies
 
 REQUIRED_FILES: Final = ("features.toml", "model.onnx", "vocabulary/tables.json", "weights.safetensors")
 _CHANGED = "the file is not the one that was written; copy the bundle again, or roll back to another version"

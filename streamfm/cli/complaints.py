@@ -48,6 +48,8 @@ def _parts(error: BaseException) -> tuple[str, str | None]:
         return error.message, error.hint
     if isinstance(error, MemoryError):
         return "out of memory", "fewer --threads need less"
+    if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "onnx"):
+        return f"this needs {error.name}, which is not installed", "pip install 'streamfm[train]'"
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename is not None else ""
         return f"{place}{error.strerror}", None

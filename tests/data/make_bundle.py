@@ -17,8 +17,8 @@ from streamfm.features import FeatureSpec
 from streamfm.model import ModelSettings
 from streamfm.pipeline import PipelineSettings, train
 from streamfm.scoring import MODEL_FILES, Scorer, load
+from streamfm.settings import TrainSettings
 from streamfm.testing import simulate_events
-from streamfm.train_settings import TrainSettings
 
 SPEC = """
 format = 1

@@ -20,10 +20,10 @@ def pristine_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that no test may change: exported, proven and quantised like any other; only the weights are random."""
     # Imported here, so that the tests that need no bundle do not wait for torch.
     from streamfm.encoder import Encoder
+    from streamfm.encoder.vocabulary import VALUES_SCHEMA, NumericStatistics, VocabularyWriter
     from streamfm.export import Provenance, Sample, Trained, export_bundle
     from streamfm.features import FeatureSpec
     from streamfm.model import DeepFM, ModelSettings
-    from streamfm.vocabulary import VALUES_SCHEMA, NumericStatistics, VocabularyWriter
 
     spec = FeatureSpec.from_toml("""
         format = 1

@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from streamfm.data.sources import SourceLike
 from streamfm.errors import DataError, MissingColumnsError, SpecError, StreamFMError
 from streamfm.features import FeatureSpec
 from streamfm.model import ModelSettings
 from streamfm.pipeline import PipelineSettings, evaluate, train
 from streamfm.scoring import load
-from streamfm.sources import SourceLike
-from streamfm.train_settings import TrainSettings
+from streamfm.settings import TrainSettings
 
 ROWS = 200
 SPEC = """

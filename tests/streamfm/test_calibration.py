@@ -8,10 +8,10 @@ import sklearn.calibration
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamfm.calibration import calibration, calibration_bins, estimate_calibration, wilson_interval
 from streamfm.errors import DataError
-from streamfm.intervals import Estimate
-from streamfm.samples import UndefinedMeasureError
+from streamfm.evaluation.calibration import calibration, calibration_bins, estimate_calibration, wilson_interval
+from streamfm.evaluation.intervals import Estimate
+from streamfm.evaluation.samples import UndefinedMeasureError
 
 
 def test_calibration_is_expected_over_observed_positives() -> None:

@@ -1,4 +1,4 @@
-"""The written rule of `streamfm.category`, line by line: one value, one category, whatever type brought it."""
+"""The written rule of `streamfm.encoder.category`, line by line: one value, one category, whatever type brought it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamfm import category
-from streamfm.category import as_declared, canonical, category_texts
+from streamfm.encoder import category
+from streamfm.encoder.category import as_declared, canonical, category_texts
 from streamfm.errors import DataError
 
 SIGNED = [pa.int8(), pa.int16(), pa.int32(), pa.int64()]

@@ -20,16 +20,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamfm.category import as_declared, category_texts
 from streamfm.data import encode_dataset, fit_vocabularies
-from streamfm.dataset import EncodedDataset
+from streamfm.data.dataset import EncodedDataset
+from streamfm.data.labelled_rows import NO_GROUP, LabelledRows, open_labelled
+from streamfm.data.sources import open_source
 from streamfm.encoder import Encoder
+from streamfm.encoder.category import as_declared, category_texts
+from streamfm.encoder.vocabulary import Vocabularies
 from streamfm.errors import DataError
 from streamfm.expressions import Deriver
 from streamfm.features import Feature, FeatureSpec, Input
-from streamfm.labelled_rows import NO_GROUP, LabelledRows, open_labelled
-from streamfm.sources import open_source
-from streamfm.vocabulary import Vocabularies
 
 UNKNOWN_ROW = 1
 

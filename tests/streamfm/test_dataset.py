@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamfm.batches import CHUNK_BYTES, Batch, shuffled_batches
-from streamfm.dataset import DatasetWriter, EncodedDataset
+from streamfm.data.batches import CHUNK_BYTES, Batch, shuffled_batches
+from streamfm.data.dataset import DatasetWriter, EncodedDataset
 from streamfm.encoder import Encoded, Field, Layout
 from streamfm.errors import DataError
 

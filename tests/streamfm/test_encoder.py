@@ -20,11 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamfm.encoder import Encoded, Encoder
+from streamfm.encoder.kernels import MAX_WEIGHT
+from streamfm.encoder.vocabulary import VALUES_SCHEMA, NumericStatistics, Vocabularies, VocabularyWriter
 from streamfm.errors import DataError
 from streamfm.features import Feature, FeatureSpec, Input
-from streamfm.kernels import MAX_WEIGHT
 from streamfm.rows import to_columns
-from streamfm.vocabulary import VALUES_SCHEMA, NumericStatistics, Vocabularies, VocabularyWriter
 
 SPEC = FeatureSpec.from_toml("""
     format = 1
@@ -398,7 +398,7 @@ def test_dicts_have_the_ids_of_tables(encoder: Encoder, rows: list[Row]) -> None
     for number, (event, hour) in enumerate(zip(events, given_hours, strict=True)):
         columns, count = to_columns(event, SPEC)
         one = encoder.encode(columns | {"hour": pa.array([hour], pa.string())}, count)
-        assert_same(expected.row(number), one)
+        assert_same(expected.part(number, 1), one)
 
 
 @FEW
@@ -562,7 +562,7 @@ def test_without_numbers_and_lists_there_are_no_weights(tmp_path: Path) -> None:
     assert encoded.weights is None
     assert not encoder.layout.weighted
     assert [[3, 9], [0, 6]] == encoded.ids.tolist()
-    assert ([[0, 6]], None) == (encoded.row(1).ids.tolist(), encoded.row(1).weights)
+    assert ([[0, 6]], None) == (encoded.part(1, 1).ids.tolist(), encoded.part(1, 1).weights)
     assert encoder.encode({}, 2).weights is None
 
 

@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamfm import calibration, evaluation, metrics
 from streamfm.encoder import Field, Layout
 from streamfm.errors import DataError
-from streamfm.evaluation import FeatureCoverage, Measure, evaluate, feature_coverage
+from streamfm.evaluation import FeatureCoverage, Measure, calibration, evaluate, feature_coverage, metrics, report
 
 
 def clicks(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -163,7 +162,7 @@ def test_coverage_of_a_mapped_file_is_the_same_block_by_block(tmp_path: Path, mo
     ids = np.stack([random.integers(low, low + 4, 1_000) for low in (0, 10, 10, 10)], axis=1).astype(np.int32)
     expected = feature_coverage(ids, LAYOUT)
     np.save(tmp_path / "ids.npy", ids)
-    monkeypatch.setattr(evaluation, "_BLOCK_ROWS", 7)
+    monkeypatch.setattr(report, "_BLOCK_ROWS", 7)
     assert feature_coverage(np.load(tmp_path / "ids.npy", mmap_mode="r"), LAYOUT) == expected
     assert expected[0].coverage == np.mean(ids[:, 0] != 0)
 

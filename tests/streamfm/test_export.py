@@ -15,14 +15,14 @@ from safetensors import safe_open
 
 from streamfm.bundle import open_bundle
 from streamfm.encoder import Encoded, Encoder
+from streamfm.encoder.vocabulary import VALUES_SCHEMA, NumericStatistics, VocabularyWriter
 from streamfm.errors import BundleError, DataError, ParityError, SpecError
 from streamfm.export import ExportSettings, Provenance, Sample, Trained, export_bundle
+from streamfm.export.freezing import torch_logits
+from streamfm.export.weights import read_state
 from streamfm.features import FeatureSpec
-from streamfm.freezing import torch_logits
 from streamfm.model import DeepFM, ModelSettings
 from streamfm.scoring import Scorer
-from streamfm.vocabulary import VALUES_SCHEMA, NumericStatistics, VocabularyWriter
-from streamfm.weights import read_state
 
 SINGLE = """
 format = 1

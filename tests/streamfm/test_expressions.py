@@ -319,7 +319,7 @@ def test_text_that_is_not_utf_8_is_refused_and_the_next_call_works():
 
 def test_a_database_that_duckdb_gave_up_is_replaced(deriver, monkeypatch):
     broken = Deriver(FeatureSpec.from_toml(SPEC.replace("genres[1:2]", "[lower(user)]")))
-    monkeypatch.setattr("streamfm.expressions._check_utf8", lambda item, array: None)
+    monkeypatch.setattr("streamfm.expressions.derive._check_utf8", lambda item, array: None)
     with pytest.raises(DataError, match="feature "):
         broken.derive({"user": broken_text()}, 2)
     assert [7] == deriver.derive({"ts": instants(7)}, 1)["hour"].to_pylist()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamfm.features import KEYS_OF_KIND, Feature, FeatureSpec, Input, normalise_type
-from streamfm.inputs import FAMILIES, JSON_FORMS
+from streamfm.features.inputs import FAMILIES, JSON_FORMS
 
 EXAMPLE = """
 format = 1

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from streamfm.encoder import Encoded, Field, Layout
 from streamfm.errors import BundleError
-from streamfm.freezing import freeze, torch_logits
-from streamfm.graph import Scales, build_graph, build_int8_graph, calibrate
+from streamfm.export.freezing import freeze, torch_logits
+from streamfm.export.graph import Scales, build_graph, build_int8_graph, calibrate
+from streamfm.export.network import PASS_ROWS, BatchNorm, Dense, Network, folded
 from streamfm.model import DeepFM, ModelSettings
-from streamfm.network import PASS_ROWS, BatchNorm, Dense, Network, folded
 
 TABLE_ROWS = 50
 

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from streamfm import kernels
-from streamfm.vocabulary import hash_texts
+from streamfm.encoder import kernels
+from streamfm.encoder.vocabulary import hash_texts
 
 PRIME = 2654435761
 INT64 = st.integers(-(2**63), 2**63 - 1)

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from streamfm.calibration import estimate_calibration
 from streamfm.errors import DataError
-from streamfm.intervals import Estimate
-from streamfm.metrics import (
+from streamfm.evaluation.calibration import estimate_calibration
+from streamfm.evaluation.intervals import Estimate
+from streamfm.evaluation.metrics import (
     PROBABILITY_CLIP,
     auc,
     estimate_auc,
@@ -27,7 +27,7 @@ from streamfm.metrics import (
     log_loss,
     normalised_entropy,
 )
-from streamfm.samples import UndefinedMeasureError
+from streamfm.evaluation.samples import UndefinedMeasureError
 
 Rows = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float64]]
 

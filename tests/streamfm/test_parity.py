@@ -10,11 +10,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from streamfm.encoder import Encoded, Field, Layout
 from streamfm.errors import DataError, ParityError
-from streamfm.freezing import freeze, torch_logits
-from streamfm.graph import build_graph, build_int8_graph, calibrate
+from streamfm.export.freezing import freeze, torch_logits
+from streamfm.export.graph import build_graph, build_int8_graph, calibrate
+from streamfm.export.network import Task
+from streamfm.export.parity import Proof, measure_int8, prove_fp32
 from streamfm.model import DeepFM, ModelSettings
-from streamfm.network import Task
-from streamfm.parity import Proof, measure_int8, prove_fp32
 
 LIMIT = 1e-5
 ROWS = 300

@@ -15,15 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from streamfm.data.sources import SourceLike
 from streamfm.errors import BundleError, DataError, SpecError, StreamFMError
 from streamfm.features import Feature, FeatureSpec, Input
 from streamfm.model import ModelSettings
 from streamfm.pipeline import PipelineSettings, TrainedBundle, evaluate, train
-from streamfm.pipeline_progress import NoProgress
+from streamfm.pipeline.progress import NoProgress
 from streamfm.scoring import load
-from streamfm.sources import SourceLike
+from streamfm.settings import EpochReport, TrainSettings
 from streamfm.testing import simulate_events
-from streamfm.train_settings import EpochReport, TrainSettings
 
 SPEC = FeatureSpec(
     inputs=(

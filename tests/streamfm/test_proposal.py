@@ -11,12 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from streamfm import proposal
 from streamfm.data import encode_dataset, fit_vocabularies
 from streamfm.encoder import Encoder
 from streamfm.errors import DataError, MissingColumnsError
 from streamfm.features import Feature, FeatureSpec
-from streamfm.proposal import Proposal, propose
+from streamfm.proposal import Proposal, propose, proposing
 from streamfm.testing import simulate_events
 
 ROWS = 2_000
@@ -228,7 +227,7 @@ def test_hundreds_of_columns(tmp_path: Path) -> None:
 
 
 def test_large_tables_are_sampled_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proposal, "SAMPLE_ROWS", 500)
+    monkeypatch.setattr(proposing, "SAMPLE_ROWS", 500)
     found = proposed({"x": RANDOM.choice(["a", "b", "c"], ROWS), "id": range(ROWS)})
     assert "id" == found.spec.event_id
     assert "drawn at random, so that rarer values were not seen" in notes(found, "label")

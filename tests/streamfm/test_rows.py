@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamfm.category import category_texts
+from streamfm.encoder.category import category_texts
 from streamfm.errors import DataError, MissingColumnsError
 from streamfm.features import FeatureSpec
 from streamfm.rows import to_columns

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from streamfm.errors import DataError
-from streamfm.metrics import auc, group_auc, log_loss
+from streamfm.evaluation.metrics import auc, group_auc, log_loss
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamfm.data.scaling import numeric_statistics
+from streamfm.data.sources import open_source
+from streamfm.encoder.vocabulary import NumericStatistics
 from streamfm.features import Feature
-from streamfm.scaling import numeric_statistics
-from streamfm.sources import open_source
-from streamfm.vocabulary import NumericStatistics
 
 
 def statistics(values: Any, **settings: Any) -> NumericStatistics:

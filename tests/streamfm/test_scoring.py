@@ -23,14 +23,14 @@ from safetensors.numpy import load_file, save_file
 
 from streamfm.bundle import BundleWriter, LayoutFacts, Manifest, open_bundle
 from streamfm.encoder import Encoder
+from streamfm.encoder.vocabulary import VALUES_SCHEMA, NumericStatistics, VocabularyWriter
 from streamfm.errors import BundleError, DataError, MissingColumnsError, RegistryError
+from streamfm.export.graph import build_graph
+from streamfm.export.network import Dense, Network
 from streamfm.features import FeatureSpec
-from streamfm.graph import build_graph
-from streamfm.network import Dense, Network
 from streamfm.registry import Registry
 from streamfm.scoring import CHUNK_ROWS, Precision, Scorer, load
 from streamfm.testing import simulate_events
-from streamfm.vocabulary import VALUES_SCHEMA, NumericStatistics, VocabularyWriter
 
 GOLDEN = Path(__file__).resolve().parents[1] / "data" / "bundle_v1"
 TOLERANCE = 1e-6
@@ -316,7 +316,7 @@ def test_arguments_that_make_no_sense_are_refused(arguments: dict[str, Any], mes
 
 def test_all_kernels_are_loaded_before_the_first_event(tmp_path: Path) -> None:
     code = f"""
-        from streamfm import kernels
+        from streamfm.encoder import kernels
         from streamfm.scoring import load
         used = (kernels.find_strings, kernels.find_integers, kernels.spread_lists, kernels.scale_numbers)
         scorer = load({str(GOLDEN)!r})

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from streamfm.data.sources import SourceLike, open_source
 from streamfm.errors import DataError, MissingColumnsError
-from streamfm.inputs import Input
-from streamfm.sources import SourceLike, open_source
+from streamfm.features.inputs import Input
 
 TABLE = pa.table({"user_id": [1, 2, None], "city": ["Basel", "", "Zürich"], "clicked": [True, False, None]})
 ROWS = [(1, "Basel", True), (2, "", False), (None, "Zürich", None)]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from streamfm.table_optimiser import AverageDecay, TableOptimiser
+from streamfm.training.table_optimiser import AverageDecay, TableOptimiser
 
 ROWS, COLUMNS = 40, 5
 

@@ -8,7 +8,7 @@ import pyarrow.feather as feather
 import pytest
 
 from streamfm.errors import DataError, MissingColumnsError
-from streamfm.metrics import auc
+from streamfm.evaluation.metrics import auc
 from streamfm.testing import OPENING, AppStore, simulate_events
 
 TEXTS = pa.list_(pa.string())

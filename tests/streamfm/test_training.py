@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from streamfm.dataset import DatasetWriter, EncodedDataset
+from streamfm.data.dataset import DatasetWriter, EncodedDataset
 from streamfm.encoder import Encoded, Field, Layout
 from streamfm.errors import DataError, SpecError
-from streamfm.learner import IdReplacement, Snapshot
-from streamfm.metrics import auc
+from streamfm.evaluation.metrics import auc
 from streamfm.model import DeepFM, ModelSettings
 from streamfm.training import EpochReport, Plateau, Silence, TrainReport, TrainSettings, fit, predict_logits
+from streamfm.training.learner import IdReplacement, Snapshot
 
 VALUES = 30
 SETTINGS = TrainSettings(
@@ -127,7 +127,9 @@ def test_the_model_has_the_best_served_weights_not_the_last(rows: Rows) -> None:
 
 
 def test_the_rate_falls_at_a_plateau_and_the_second_ends_the_training(rows: Rows) -> None:
-    _, report = train(rows, replace(SETTINGS, max_epochs=60, learning_rate=0.03, plateau_factor=0.2))
+    _, report = train(
+        rows, replace(SETTINGS, max_epochs=60, learning_rate=0.03, plateau_factor=0.2, plateau_patience=1)
+    )
     assert "plateau" == report.stopped
     improved = [epoch.improved for epoch in report.epochs]
     assert 2 == improved.count(False)

@@ -11,10 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from streamfm import kernels
-from streamfm.columns import Table
-from streamfm.errors import BundleError, DataError
-from streamfm.vocabulary import (
+from streamfm.encoder import kernels
+from streamfm.encoder.columns import Table
+from streamfm.encoder.vocabulary import (
     VALUES_SCHEMA,
     NumericStatistics,
     Vocabularies,
@@ -22,6 +21,7 @@ from streamfm.vocabulary import (
     hash_texts,
     seed_of,
 )
+from streamfm.errors import BundleError, DataError
 
 HOSTILE = [
     "",

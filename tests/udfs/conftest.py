@@ -16,10 +16,10 @@ from safetensors.numpy import save_file
 
 from streamfm.bundle import BundleWriter, LayoutFacts, Manifest
 from streamfm.encoder import Encoded, Encoder, Layout
+from streamfm.encoder.vocabulary import VALUES_SCHEMA, NumericStatistics, VocabularyWriter
+from streamfm.export.graph import Dense, Network, build_graph, build_int8_graph, calibrate
 from streamfm.features import FeatureSpec
-from streamfm.graph import Dense, Network, build_graph, build_int8_graph, calibrate
 from streamfm.scoring import Scorer, load
-from streamfm.vocabulary import VALUES_SCHEMA, NumericStatistics, VocabularyWriter
 from udfs.duckdb_udf import register
 
 SPEC = """

@@ -1,0 +1,181 @@
+"""Python values, as dicts and JSON bring them, as Arrow arrays."""
+
+from __future__ import annotations
+
+import datetime as dt
+import numbers
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from streamfm.encoder.category import category_texts
+from streamfm.errors import DataError
+from streamfm.features.inputs import Input
+
+PLAIN_TYPES: dict[type, pa.DataType] = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+}
+"""The Arrow types that hold values of a Python type as they are; pyarrow would cut 3.5 to fit an integer type."""
+
+UNITS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
+"""Microseconds in a unit of each JSON form that is a number."""
+
+_INSTANT = pa.timestamp("us", tz="UTC")
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MICROSECOND = dt.timedelta(microseconds=1)
+_WIDE_INTEGERS = (pa.decimal128(38, 0), pa.decimal256(76, 0))
+_NUMBERS = (int, float, np.number)
+_NOT_CONVERTED = (pa.ArrowException, ValueError, TypeError, OverflowError)
+
+
+def to_array(values: Sequence[Any], item: Input) -> pa.Array:
+    """Values of one input as an Arrow array, of whatever type holds them as they are; None, NaN and NaT are NULL.
+
+    Dates and instants are read from their JSON form. Values that no type holds together become their canonical texts.
+
+    Raises:
+        DataError: A value that is none of its type; names the input and, among several, the row.
+    """
+    if item.is_temporal:
+        read = _date if item.family == "date" else partial(_microseconds, form=item.json)
+        kind = pa.date32() if item.family == "date" else _INSTANT
+        converted = _each(values, partial(_of_list, convert=read) if item.is_list else read, item)
+        return _typed(converted, pa.list_(kind) if item.is_list else kind, item)
+    kinds = _kinds(values, item)
+    if len(kinds) <= 1 or all(issubclass(kind, _NUMBERS) and kind is not bool for kind in kinds):
+        plain = PLAIN_TYPES.get(next(iter(kinds))) if len(kinds) == 1 and not item.is_list else None
+        try:
+            return pa.array(values, plain, from_pandas=True)
+        except _NOT_CONVERTED:
+            pass
+    return _mixed(values, item)
+
+
+def _kinds(values: Sequence[Any], item: Input) -> set[type]:
+    """The Python types of the values, or of the lists' elements; None has none."""
+    if item.is_list:
+        values = [element for value in values if isinstance(value, (list, tuple)) for element in value]
+    return {type(value) for value in values} - {type(None)}
+
+
+def _mixed(values: Sequence[Any], item: Input) -> pa.Array:
+    """Values that pyarrow has no type for, or takes for another: huge integers, several types in one column."""
+    if item.is_list:
+        return _typed(_each(values, partial(_of_list, convert=_text), item), pa.list_(pa.string()), item)
+    values = [None if _is_missing(value) else value for value in values]
+    present = [value for value in values if value is not None]
+    if all(isinstance(value, numbers.Integral) and not isinstance(value, bool) for value in present):
+        for kind in _WIDE_INTEGERS:
+            try:
+                return pa.array([None if value is None else int(value) for value in values], kind)
+            except _NOT_CONVERTED:
+                continue
+    if item.family == "real" and all(isinstance(value, (numbers.Real, Decimal)) for value in present):
+        return _typed(_each(values, _float, item), pa.float64(), item)
+    return _typed(_each(values, _text, item), pa.string(), item)
+
+
+def _typed(values: list[Any], kind: pa.DataType, item: Input) -> pa.Array:
+    try:
+        return pa.array(values, kind)
+    except _NOT_CONVERTED as error:
+        raise DataError(f"input {item.name!r} ({item.type}): {error}") from error
+
+
+def _each(values: Sequence[Any], convert: Callable[[Any], Any], item: Input) -> list[Any]:
+    converted = []
+    for number, value in enumerate(values):
+        try:
+            converted.append(convert(value))
+        except (*_NOT_CONVERTED, DataError) as error:
+            row = f"row {number}: " if len(values) > 1 else ""
+            reason = error.message if isinstance(error, DataError) else str(error)
+            form = f", JSON form {item.json}" if item.is_temporal else ""
+            message = f"{row}input {item.name!r} ({item.type}{form}) is {_shown(value)}: {reason}"
+            raise DataError(message, hint=_hint_at_form(value, item)) from error
+    return converted
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)[:100]
+    except ValueError:
+        return "a number of thousands of digits"
+
+
+def _of_list(values: Any, convert: Callable[[Any], Any]) -> list[Any] | None:
+    if values is None:
+        return None
+    if isinstance(values, (str, bytes)):
+        raise TypeError("expected a list")
+    return [convert(value) for value in values]
+
+
+def _text(value: Any) -> str | None:
+    """The canonical text of one value."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    text: str | None = category_texts(pa.array([value], from_pandas=True))[0].as_py()
+    return text
+
+
+def _float(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _is_missing(value: Any) -> bool:
+    if isinstance(value, (float, np.floating, np.datetime64)):
+        return bool(value != value)
+    # pandas' NA and NaT, without pandas.
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
+
+
+def _date(value: Any) -> dt.date | None:
+    if _is_missing(value):
+        return None
+    if isinstance(value, str):
+        return dt.date.fromisoformat(value)
+    value = _of_numpy(value)
+    if isinstance(value, dt.datetime):
+        return _in_utc(value).date()
+    if isinstance(value, dt.date):
+        return value
+    raise TypeError("expected a date")
+
+
+def _microseconds(value: Any, form: str) -> int | None:
+    """An instant since 1970 in UTC: an ISO 8601 text, a datetime or date, or a number in the unit of `form`."""
+    if _is_missing(value):
+        return None
+    if form in UNITS and type(value) is not bool and isinstance(value, numbers.Real):
+        return int(value) * UNITS[form] if isinstance(value, numbers.Integral) else round(float(value) * UNITS[form])
+    value = dt.datetime.fromisoformat(value) if isinstance(value, str) else _of_numpy(value)
+    if isinstance(value, dt.date) and not isinstance(value, dt.datetime):
+        value = dt.datetime(value.year, value.month, value.day)
+    if not isinstance(value, dt.datetime):
+        raise TypeError("expected " + ("an ISO 8601 text" if form == "iso8601" else "a number, or an ISO 8601 text"))
+    return (_in_utc(value) - _EPOCH) // _MICROSECOND
+
+
+def _of_numpy(value: Any) -> Any:
+    """NumPy's instant as Python's; anything else as it is."""
+    return value.astype("datetime64[us]").item() if isinstance(value, np.datetime64) else value
+
+
+def _in_utc(value: dt.datetime) -> dt.datetime:
+    return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
+
+
+def _hint_at_form(value: Any, item: Input) -> str | None:
+    if type(value) in (int, float) and item.family in ("timestamp", "timestamptz") and item.json == "iso8601":
+        return f'if it counts from 1970, declare so: {item.name} = {{ type = "{item.type}", json = "epoch_ms" }}'
+    return None
