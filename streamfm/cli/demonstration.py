@@ -132,13 +132,13 @@ def _train(folder: Path) -> str:
     _say("3. Train a DeepFM, prove that its ONNX networks answer as torch does, publish")
     _command(
         f"streamfm train {folder}/events.parquet --features {folder}/features.toml --out {folder}/models/apps --promote"
-        f" --factors 16 --hidden 64,32 --batch-size 1024 --l2 0.002 --epochs 5 --seed {SEED}"
+        f" --factors 16 --hidden 64,32 --seed {SEED}"
     )
     registry = Registry(folder / "models")
     registry.root.mkdir(exist_ok=True)
     settings = PipelineSettings(
         model=ModelSettings(factors=16, hidden=(64, 32)),
-        training=TrainSettings(batch_size=1024, l2_factors=0.002, l2_first_order=0.002, max_epochs=5, seed=SEED),
+        training=TrainSettings(seed=SEED),
         name="apps",
     )
     with TrainingProgress() as progress:
