@@ -154,7 +154,7 @@ def make_events(rows: int = ROWS) -> pa.Table:
         "user_id": [None, "", " user-00001", "Ünïcödé 🎲", "x" * 300],
         "app_id": [None, "", "APP", "1.0"],
         "position": [None, 0, -3, 2**31 - 1],
-        "price": [None, math.inf, -1.0, 1e300, 0.0],
+        "price": [None, math.nan, math.inf, -1.0, 1e300, 0.0],
         "session_seconds": [None, math.nan, -math.inf, -1.0, 1e300],
         "genres": [None, [], [None], [None, "cards"], ["cards"] * 9],
         "ts": [None],
