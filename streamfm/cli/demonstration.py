@@ -132,13 +132,13 @@ def _train(folder: Path) -> str:
     _say("3. Train a DeepFM, prove that its ONNX networks answer as torch does, publish")
     _command(
         f"streamfm train {folder}/events.parquet --features {folder}/features.toml --out {folder}/models/apps --promote"
-        f" --factors 16 --hidden 64,32 --seed {SEED}"
+        f" --factors 16 --hidden 64,32 --epochs 12 --seed {SEED}"
     )
     registry = Registry(folder / "models")
     registry.root.mkdir(exist_ok=True)
     settings = PipelineSettings(
         model=ModelSettings(factors=16, hidden=(64, 32)),
-        training=TrainSettings(seed=SEED),
+        training=TrainSettings(max_epochs=12, seed=SEED),
         name="apps",
     )
     with TrainingProgress() as progress:
