@@ -46,6 +46,15 @@ class Batch(NamedTuple):
             None if self.sample_weights is None else _copy(self.sample_weights, rows),
         )
 
+    def room(self, rows: int) -> Batch:
+        """Uninitialised columns like these, for so many rows."""
+        return Batch(
+            _room(self.ids, rows),
+            None if self.weights is None else _room(self.weights, rows),
+            _room(self.labels, rows),
+            None if self.sample_weights is None else _room(self.sample_weights, rows),
+        )
+
 
 Read = Callable[[RowSelection], Batch]
 
@@ -72,51 +81,72 @@ def shuffled_batches(read: Read, rows: int, batch_size: int, *, row_bytes: int, 
     sizes = _batch_sizes(rows, batch_size)
     window_rows = max(WINDOW_BYTES // row_bytes, 8 * batch_size)
     if rows <= window_rows:
-        order = random.permutation(rows)
-        start = 0
-        for size in sizes:
-            yield read(order[start : start + size])
-            start += size
-        return
+        return _cut(random.permutation(rows), sizes, read)
     chunk_rows = max(1, CHUNK_BYTES // row_bytes)
-    yield from _cut(_windows(read, rows, chunk_rows, max(1, window_rows // chunk_rows), random), sizes, random)
-
-
-def _cut(windows: Iterator[Batch], sizes: Iterator[int], random: np.random.Generator) -> Iterator[Batch]:
-    """Batches out of shuffled windows; the rest of one window goes into the next."""
-    size = next(sizes)
-    rest: Batch | None = None
-    for window in windows:
-        rows = window if rest is None else _concatenate([rest, window])
-        order = random.permutation(len(rows.labels))
-        start = 0
-        while size and start + size <= len(order):
-            yield rows.take(order[start : start + size])
-            start += size
-            size = next(sizes, 0)
-        rest = rows.take(order[start:])
-
-
-def _windows(read: Read, rows: int, chunk_rows: int, chunks: int, random: np.random.Generator) -> Iterator[Batch]:
     starts = random.permutation(-(-rows // chunk_rows)) * chunk_rows
-    for first in range(0, len(starts), chunks):
-        yield _concatenate([read(slice(start, start + chunk_rows)) for start in starts[first : first + chunks]])
+    # What a window leaves is less than a batch, and groups differ by one chunk.
+    window = _Window(window_rows + 2 * chunk_rows + batch_size + 1, read(slice(0, 0)))
+    groups = np.array_split(starts, -(-rows // window_rows))
+    return _through(window, groups, lambda start: read(slice(start, start + chunk_rows)), sizes, random)
 
 
-def _concatenate(parts: list[Batch]) -> Batch:
-    weights = [part.weights for part in parts if part.weights is not None]
-    sample_weights = [part.sample_weights for part in parts if part.sample_weights is not None]
-    return Batch(
-        np.concatenate([part.ids for part in parts]),
-        np.concatenate(weights) if weights else None,
-        np.concatenate([part.labels for part in parts]),
-        np.concatenate(sample_weights) if sample_weights else None,
-    )
+class _Window:
+    """Rows in one buffer that is filled again and again, so that memory holds them once."""
+
+    def __init__(self, capacity: int, like: Batch) -> None:
+        self.rows = 0
+        self._buffer = like.room(capacity)
+        self.take = self._buffer.take
+
+    def add(self, rows: Batch) -> None:
+        """Copy rows behind those that are there."""
+        end = self.rows + len(rows.labels)
+        for column, part in zip(self._buffer, rows, strict=True):
+            if column is not None and part is not None:
+                column[self.rows : end] = part
+        self.rows = end
+
+    def keep(self, rows: NDArray[np.intp]) -> None:
+        """Forget all but these rows."""
+        rest = self.take(rows)
+        self.rows = 0
+        self.add(rest)
+
+
+def _through(
+    window: _Window,
+    groups: list[NDArray[np.intp]],
+    read_chunk: Callable[[int], Batch],
+    sizes: Iterator[int],
+    random: np.random.Generator,
+) -> Iterator[Batch]:
+    """Batches out of one window of chunks after the other; what one leaves goes into the next."""
+    size = next(sizes)
+    for group in groups:
+        for start in group:
+            window.add(read_chunk(int(start)))
+        order = random.permutation(window.rows)
+        while size and size <= len(order):
+            yield window.take(order[:size])
+            order = order[size:]
+            size = next(sizes, 0)
+        window.keep(order)
+
+
+def _cut(order: NDArray[np.intp], sizes: Iterator[int], read: Read) -> Iterator[Batch]:
+    start = 0
+    for size in sizes:
+        yield read(order[start : start + size])
+        start += size
 
 
 def _copy(column: NDArray[Any], rows: RowSelection) -> NDArray[Any]:
     part = column[rows]
     return part.copy() if isinstance(rows, slice) else part
+
+
+def _room(column: NDArray[Any], rows: int) -> NDArray[Any]:
+    return np.empty((rows, *column.shape[1:]), column.dtype)
 
 
 def _batch_sizes(rows: int, batch_size: int) -> Iterator[int]:

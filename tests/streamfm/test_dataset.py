@@ -186,8 +186,7 @@ def test_more_rows_than_a_window_are_read_in_long_runs_and_still_mixed() -> None
     values = np.concatenate([batch.ids[:, 0] for batch in batches])
     assert list(range(10_001)) == sorted(values)
     assert [128] * 78 + [17] == [len(batch.labels) for batch in batches]
-    assert all(part.stop - part.start == 10 for part in source.reads)
-    assert 1001 == len(source.reads)
+    assert [10] * 1001 == [part.stop - part.start for part in source.reads if part.stop]
     for batch in batches:
         np.testing.assert_array_equal(batch.ids[:, 0], batch.labels)
         np.testing.assert_array_equal(batch.ids[:, 0], batch.sample_weights)
