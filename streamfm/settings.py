@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, Protocol
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from streamfm.errors import SpecError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 DENSE_TABLE_NUMBERS = 4_000_000
 """Tables of up to so many numbers (rows times K + 1) are updated densely by `table_update = "auto"`."""

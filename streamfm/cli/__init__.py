@@ -36,11 +36,13 @@ class Commands(click.Group):
     """The group of all commands."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; click would answer a broken pipe by itself, with the exit code of an error."""
+        """Run a command; a broken pipe and Ctrl-C, which click would answer by itself, are left to `main`."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
             raise ReaderGoneError from error
+        except KeyboardInterrupt as error:
+            raise click.Abort from error
 
 
 class ReaderGoneError(Exception):
@@ -109,7 +111,8 @@ def _report(error: BaseException) -> int:
     if isinstance(error, (ReaderGoneError, BrokenPipeError)):
         return EXIT_BROKEN_PIPE
     if is_interruption(error) or isinstance(error, click.Abort):
-        click.echo("interrupted", err=True)
+        # A terminal has just shown ^C.
+        click.echo("\ninterrupted" if sys.stderr.isatty() else "interrupted", err=True)
         return EXIT_INTERRUPTED
     click.echo(complaint(error), err=True)
     return EXIT_ERROR

@@ -61,7 +61,7 @@ from streamfm.cli import main
 try:
     main(["train", "--help"])
 finally:
-    print(*sorted({"numba", "pyarrow", "duckdb", "onnxruntime", "torch"} & set(sys.modules)), file=sys.stderr)
+    print(*sorted({"numpy", "numba", "pyarrow", "duckdb", "onnxruntime", "torch"} & set(sys.modules)), file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (0, "\n") == (done.returncode, done.stderr)

@@ -4,97 +4,117 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
+import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
 import pytest
 
+from streamfm.cli import main
 from streamfm.registry import Registry
 
 TRAIN = ("train", "events.parquet", "--out", "new/models/ctr", "--factors", "2", "--hidden", "4", "--batch-size", "32")
 FOR_LONG = ("--max-epochs", "100000", "--plateaus", "100000", "--threads", "1")
 MODEL = "models/ctr@champion"
-# What libraries leave in the temporary folder, whatever is done with them.
-_FOREIGN = {".ses", "torchinductor_root", "torchinductor_" + os.environ.get("USER", "root")}
+ENDLESS = "SELECT count(*) FROM range(1000000000000) t(i) WHERE i % 7 = 3"
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """A command in a process of its own, with a temporary folder of its own."""
-    (folder / "temporary").mkdir()
-    command = [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-               "from streamfm.cli import main; main()", *arguments]  # fmt: skip
-    environment = {**os.environ, "TMPDIR": str(folder / "temporary")}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+@pytest.fixture
+def temporary(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The temporary folder, in which nothing may be left."""
+    place = folder / "temporary"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    return place
 
 
-def wait_for(process: subprocess.Popen[str], text: str) -> str:
-    """What a process says up to the line that holds a text."""
-    said = ""
-    assert process.stderr is not None
-    while text not in said:
-        line = process.stderr.readline()
-        assert line, said
-        said += line
-    return said
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[int, str]]]:
+    """Runs a command, and sends a signal as soon as something holds; its exit code, and what it said."""
+    # Whoever runs the tests in the background has them ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
+    def run(*arguments: str, when: Callable[[str], bool], number: signal.Signals = signal.SIGINT) -> tuple[int, str]:
+        source, sink = os.pipe()
+        os.set_blocking(source, False)
+        said: list[str] = []
+        ended = threading.Event()
 
-def left_in(folder: Path) -> set[str]:
-    return {path.name for path in (folder / "temporary").iterdir()} - _FOREIGN
+        def watch() -> None:
+            while not ended.wait(0.01) and not when(read()):
+                pass
+            if not ended.is_set():
+                os.kill(os.getpid(), number)
+
+        def read() -> str:
+            with suppress(BlockingIOError):
+                said.append(os.read(source, 1 << 16).decode())
+            return "".join(said)
+
+        watcher = threading.Thread(target=watch)
+        with os.fdopen(sink, "w", buffering=1) as stderr, monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", stderr)
+            watcher.start()
+            with pytest.raises(SystemExit) as stop:
+                main(arguments)
+        ended.set()
+        watcher.join()
+        text = read()
+        os.close(source)
+        assert isinstance(stop.value.code, int)
+        return stop.value.code, text
+
+    yield run
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_training_publishes_the_best_model_so_far(number: signal.Signals, folder: Path) -> None:
-    process = start(folder, *TRAIN, *FOR_LONG)
-    wait_for(process, "epoch   2")
-    process.send_signal(number)
-    out, err = process.communicate(timeout=120)
-    assert 0 == process.returncode, err
-    assert "interrupted: the best model so far is kept, that of epoch " in err
-    assert out.endswith("published as new/models/ctr/1, @champion\n")
-    assert [None] == [one.error for one in Registry("new/models").verify()[:1]]
-    assert set() == left_in(folder)
+def test_interrupted_training_publishes_the_best_model_so_far(
+    number: signal.Signals, temporary: Path, interrupted, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, said = interrupted(*TRAIN, *FOR_LONG, when=lambda said: "epoch   2" in said, number=number)
+    assert 0 == code, said
+    assert "interrupted: the best model so far is kept, that of epoch " in said
+    assert capfd.readouterr().out.endswith("published as new/models/ctr/1, @champion\n")
+    assert [None, None] == [one.error for one in Registry("new/models").verify()]
+    assert [] == list(temporary.iterdir())
 
 
 @pytest.mark.parametrize("moment", ["encoding", "epoch   1"])
-def test_interrupted_training_leaves_nothing_when_told_so(moment: str, folder: Path) -> None:
-    process = start(folder, *TRAIN, *FOR_LONG, "--on-interrupt", "discard")
-    wait_for(process, moment)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
-    assert (130, "") == (process.returncode, out), err
-    assert err.endswith("interrupted\n")
-    assert "Traceback" not in err
+def test_interrupted_training_leaves_nothing_when_told_so(
+    moment: str, folder: Path, temporary: Path, interrupted, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, said = interrupted(*TRAIN, *FOR_LONG, "--on-interrupt", "discard", when=lambda said: moment in said)
+    assert (130, "") == (code, capfd.readouterr().out), said
+    assert said.endswith("\ninterrupted\n")
     assert not (folder / "new").exists()
-    assert set() == left_in(folder)
+    assert [] == list(temporary.iterdir())
 
 
-def test_interrupted_scoring_leaves_the_old_file_and_no_other(folder: Path) -> None:
+def test_interrupted_scoring_leaves_the_old_file_and_no_other(folder: Path, temporary: Path, interrupted) -> None:
     duckdb.execute("COPY (SELECT t.* FROM range(4000) r, 'tomorrow.parquet' t) TO 'many.parquet'")
     Path("s.csv").write_text("old")
-    process = start(folder, "score", MODEL, "many.parquet", "-o", "s.csv", "--threads", "1")
-    end = time.monotonic() + 60
-    while not list(folder.glob(".s.csv.*")):
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert (130, "interrupted\n") == (process.returncode, err)
+    arguments = ("score", MODEL, "many.parquet", "-o", "s.csv", "--threads", "1")
+    assert (130, "interrupted\n") == interrupted(*arguments, when=lambda _: bool(list(folder.glob(".s.csv.*"))))
     assert "old" == Path("s.csv").read_text()
     assert [] == list(folder.glob(".*"))
-    assert set() == left_in(folder)
+    assert [] == list(temporary.iterdir())
 
 
-def test_an_interrupted_query_ends_the_command(folder: Path) -> None:
-    query = "SELECT count(*) FROM range(1000000000000) t(i) WHERE i % 7 = 3"
-    process = start(folder, "sql", MODEL, f"INSTALL; {query}" if False else f"SELECT 1 AS begun; {query}")
-    assert process.stdout is not None
-    while "begun" not in process.stdout.readline():
-        pass
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert (130, "interrupted\n") == (process.returncode, err)
+@pytest.mark.parametrize("command", ["sql", "score"])
+def test_an_interrupted_query_ends_the_command(command: str, temporary: Path, interrupted) -> None:
+    begun = time.monotonic()
+    sql = (
+        ENDLESS
+        if command == "sql"
+        else f"SELECT 'u' AS user_id, n FROM ({ENDLESS.replace('count(*)', 'count(*) AS n')})"
+    )
+    code, said = interrupted(command, MODEL, sql, when=lambda _: time.monotonic() > begun + 1)
+    assert (130, "interrupted\n") == (code, said)
+    assert time.monotonic() < begun + 30
+    assert [] == list(temporary.iterdir())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
+import os
 import resource
-import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from streamfm.scoring import load
 
 MODEL = "models/ctr@champion"
-COMMAND = [sys.executable, "-m", "streamfm.cli", "score", MODEL]
 
 
 @pytest.fixture
@@ -72,7 +71,8 @@ def test_many_files_are_scored_one_after_the_other(folder: Path, expected: NDArr
 
 def test_many_row_groups_and_threads_keep_the_order(folder: Path, streamfm) -> None:
     duckdb.execute(
-        "COPY (SELECT i, t.* FROM range(60) r(i), 'tomorrow.parquet' t ORDER BY i) TO 'many.parquet' (ROW_GROUP_SIZE 2048)"
+        "COPY (SELECT i, t.* FROM range(60) r(i), 'tomorrow.parquet' t ORDER BY i)"
+        " TO 'many.parquet' (ROW_GROUP_SIZE 2048)"
     )
     done = streamfm("score", MODEL, "many.parquet", "-o", "s.parquet", "--keep", "event_id,i", "--threads", "4")
     assert 0 == done.code
@@ -88,29 +88,42 @@ def test_csv_on_standard_output_is_the_csv_of_a_file(folder: Path, streamfm) -> 
     assert Path("s.csv").read_text() == done.out
 
 
-def test_a_file_that_the_shell_appends_to_keeps_what_it_has(folder: Path) -> None:
-    with Path("all.csv").open("ab") as file:
-        file.write(b"before\n")
-        file.flush()
-        subprocess.run([*COMMAND, "tomorrow.parquet", "--keep", "event_id"], stdout=file, check=True, timeout=60)
+def test_a_file_that_the_shell_appends_to_keeps_what_it_has(
+    folder: Path, streamfm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Path("all.csv").open("a") as file:
+        print("before", file=file)
+        monkeypatch.setattr(sys, "stdout", file)
+        assert 0 == streamfm("score", MODEL, "tomorrow.parquet", "--keep", "event_id").code
     lines = Path("all.csv").read_text().splitlines()
     assert (["before", "event_id,score"], 502) == (lines[:2], len(lines))
 
 
-def test_whoever_reads_only_the_head_gets_it_without_a_complaint(folder: Path) -> None:
-    query = "SELECT t.* FROM range(500), 'tomorrow.parquet' t"
-    with subprocess.Popen([*COMMAND, query], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert process.stdout.readline().startswith(b"event_id,")
-        process.stdout.close()
-        assert (b"", 141) == (process.stderr.read(), process.wait(60))
+def test_whoever_reads_only_the_head_gets_it_without_a_complaint(
+    folder: Path, streamfm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, sink = os.pipe()
+    heads: list[bytes] = []
+
+    def head() -> None:
+        with os.fdopen(source, "rb") as pipe:
+            heads.append(pipe.readline())
+
+    reader = threading.Thread(target=head)
+    reader.start()
+    monkeypatch.setattr(sys, "stdout", os.fdopen(sink, "w"))
+    done = streamfm("score", MODEL, "SELECT t.* FROM range(200), 'tomorrow.parquet' t")
+    reader.join()
+    sys.stdout.close()
+    assert (141, "") == (done.code, done.err)
+    assert heads[0].startswith(b"event_id,")
 
 
-def test_a_full_standard_output_is_told(folder: Path) -> None:
-    with Path("/dev/full").open("wb") as full:
-        done = subprocess.run([*COMMAND, "tomorrow.parquet"], stdout=full, stderr=subprocess.PIPE, timeout=60)
-    assert (1, b"error: No space left on device\n") == (done.returncode, done.stderr)
+def test_a_full_standard_output_is_told(folder: Path, streamfm, monkeypatch: pytest.MonkeyPatch) -> None:
+    for command in (["score", MODEL, "tomorrow.parquet"], ["models", "list"], ["models", "list", "--json"]):
+        with Path("/dev/full").open("w") as full:
+            monkeypatch.setattr(sys, "stdout", full)
+            assert (1, "", "error: No space left on device\n") == streamfm(*command)
 
 
 def test_columns_are_chosen_named_and_added(folder: Path, expected: NDArray[np.float32], streamfm) -> None:
@@ -178,7 +191,7 @@ def test_no_rows_make_an_empty_file(folder: Path, streamfm) -> None:
         ),
         (["SELECT clicked FROM 'tomorrow.parquet'"], "error: the SQL query: column 'ts', 'user_id', "),
         (["SELEC 1"], "error: SELEC 1: no such file\n"),
-        (["FROM 'tomorrow.parquet' WHERE"], "error: the SQL query: Parser Error: syntax error at end of input\n"),
+        (["FROM 'tomorrow.parquet' WHERE"], 'error: the SQL query: Parser Error: syntax error at or near "WHERE"\n'),
         (
             ["SELECT * REPLACE ('cheap' AS price) FROM 'tomorrow.parquet'"],
             "error: the SQL query: input 'price' (feature 'price'): got VARCHAR, expected ",
