@@ -316,24 +316,6 @@ def test_arguments_that_make_no_sense_are_refused(arguments: dict[str, Any], mes
         load(GOLDEN, **arguments)
 
 
-def test_all_kernels_are_loaded_before_the_first_event(tmp_path: Path) -> None:
-    code = f"""
-        from streamfm.encoder import kernels
-        from streamfm.scoring import load
-        def loaded():
-            return {{name: len(k.signatures) for name, k in vars(kernels).items() if hasattr(k, "signatures")}}
-        scorer = load({str(GOLDEN)!r})
-        before = loaded()
-        scorer.score({EVENT!r})
-        scorer.score([{{"user_id": 1, "price": 1.0, "rating": 2, "genres": [1]}}] * 3000)
-        print(before == loaded(), sum(before.values()) > 3)
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
-    assert ("True True\n", "") == (done.stdout, done.stderr)
-
-
 # Bundles of their own: written without torch, with random weights.
 
 TOML = """
@@ -349,7 +331,7 @@ kind = "numeric"
 """
 
 
-def write_bundle(folder: Path, toml: str = TOML, *, weight: float = 1.0) -> Path:
+def write_bundle(folder: Path, toml: str = TOML, *, weight: float = 1.0, hidden: tuple[int, ...] = (3,)) -> Path:
     """A bundle that knows the categories 'a' and '5', whose first weights are times `weight`."""
     spec, random = FeatureSpec.from_toml(toml), np.random.default_rng(0)
     with BundleWriter(folder) as writer:
@@ -362,7 +344,7 @@ def write_bundle(folder: Path, toml: str = TOML, *, weight: float = 1.0) -> Path
             else:
                 vocabulary.add_values(feature.table, 2, [pa.record_batch([["a", "5"], [1, 1]], schema=VALUES_SCHEMA)])
         layout = Encoder(spec, vocabulary.finish(statistics)).layout
-        shapes = [(len(layout.fields) * 2, 3), (3, 1)]
+        shapes = list(itertools.pairwise((len(layout.fields) * 2, *hidden, 1))) if hidden else []
         network = Network(
             layout=layout,
             task=spec.task,
@@ -376,7 +358,7 @@ def write_bundle(folder: Path, toml: str = TOML, *, weight: float = 1.0) -> Path
         onnx.save(build_graph(network), writer.path("model.onnx"))
         bias = np.array([network.bias], np.float32)
         save_file({"table": network.table, "bias": bias}, writer.path("weights.safetensors"))
-        facts = LayoutFacts(slots=layout.slots, rows=layout.rows, factors=2, hidden=(3,), weighted=layout.weighted)
+        facts = LayoutFacts(slots=layout.slots, rows=layout.rows, factors=2, hidden=hidden, weighted=layout.weighted)
         writer.commit(
             Manifest(
                 name="small",
@@ -389,12 +371,41 @@ def write_bundle(folder: Path, toml: str = TOML, *, weight: float = 1.0) -> Path
     return folder
 
 
+def test_all_kernels_are_loaded_before_the_first_event(tmp_path: Path) -> None:
+    genres = '[features.genres]\nkind = "multivalued"\n'
+    write_bundle(tmp_path / "bundle", TOML.replace("[features.app]", f'genres = "VARCHAR[]"\n{genres}[features.app]'))
+    code = """
+        from streamfm.encoder import kernels
+        from streamfm.scoring import load
+        def loaded():
+            return {name: len(k.signatures) for name, k in vars(kernels).items() if hasattr(k, "signatures")}
+        scorer = load("bundle")
+        before = loaded()
+        scorer.score({"app": "a", "price": 1.5, "genres": ["b"]})
+        scorer.score([{"app": 1, "price": 1, "genres": [1]}] * 3000)
+        scorer.score({"price": None})
+        print(before == loaded(), sum(before.values()) > 3)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert ("True True\n", "") == (done.stdout, done.stderr)
+
+
 def test_a_regression_model_scores_with_numbers(tmp_path: Path) -> None:
     scorer = load(write_bundle(tmp_path / "bundle", 'task = "regression"' + TOML))
     rows = [{"app": "a", "price": 3.0}, {"app": "a", "price": 30.0}, {"app": None}]
     np.testing.assert_array_equal(scorer.logit(rows), scorer.score(rows))
     assert np.abs(scorer.score(rows)).max() > 1
     assert scorer.logit(rows[0]) == pytest.approx(scorer.explain(rows[0]).logit)
+
+
+def test_a_model_without_a_deep_part_explains_without_deep_shares(tmp_path: Path) -> None:
+    scorer = load(write_bundle(tmp_path / "bundle", hidden=()))
+    explanation = scorer.explain({"app": "a", "price": 3.0})
+    assert (5.0, [0.0, 0.0]) == (explanation.base, [part.deep for part in explanation.contributions])
+    total = explanation.base + sum(part.total for part in explanation.contributions)
+    assert scorer.logit({"app": "a", "price": 3.0}) == pytest.approx(total, abs=1e-5)
 
 
 def test_a_precision_that_the_bundle_does_not_have_is_named(tmp_path: Path) -> None:
