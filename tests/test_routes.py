@@ -31,7 +31,7 @@ from udfs.duckdb_udf import register
 
 TOLERANCE = 1e-6
 ROWS = 5_120
-DICTS = EXPLAINED = 200
+DICTS = EXPLAINED = 100
 COPIES = 30  # of all rows: two of DuckDB's row groups, so that two threads work
 
 SPEC = """
