@@ -36,7 +36,11 @@ def write_weights(path: Path, model: DeepFM, state: Arrays | None = None) -> Non
     """
     rest = {} if state is None else {name: array for name, array in state.items() if not name.startswith(_SERVED)}
     arrays = served_weights(model) | {_TRAINING + name: array for name, array in rest.items()}
+    path.touch()
+    mode = path.stat().st_mode
     save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path)
+    # safetensors lets the owner alone read its files; a server may run as somebody else.
+    path.chmod(mode)
 
 
 def read_state(path: Path) -> dict[str, NDArray[Any]]:

@@ -285,3 +285,8 @@ def test_one_line_is_logged(case: Case, models: Path, caplog: pytest.LogCaptureF
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
     assert 1 == len(lines)
     assert "exported; float32 within" in lines[0]
+
+
+def test_every_file_may_be_read_by_whom_the_umask_lets(pristine_bundle: Path) -> None:
+    modes = {path.name: path.stat().st_mode & 0o777 for path in pristine_bundle.rglob("*") if path.is_file()}
+    assert dict.fromkeys(modes, modes["manifest.json"]) == modes
