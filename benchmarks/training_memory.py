@@ -10,7 +10,8 @@ Traps: RssFile grows to the size of the mapped file and is no cost, the kernel d
 steps is missed by reading once an epoch: a thread reads every 20 ms. A table that is updated densely is hidden by a
 small one: it must have as many rows as the data would give it. Ids drawn uniformly would touch every row at once: they
 are drawn as categories occur, by 1 / rank. The first run compiles kernels, and a fixed cost hides in a long run only:
-all of `fit` is counted, validation and keeping the best weights included.
+all of `fit` is counted, validation and keeping the best weights included. Other work on the machine lengthens minutes
+more than seconds: processor time is compared, too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +91,7 @@ def train(folder: Path, name: str, threads: int) -> None:
     peak.start()
     with EncodedDataset.open(folder / name) as rows, EncodedDataset.open(folder / "valid") as valid:
         model = DeepFM(make_layout(), ModelSettings())
+        processor = time.process_time()
         done = fit(model, rows, valid, TrainSettings(max_epochs=1, threads=threads))
         peak.over.set()
         print(
@@ -96,6 +99,7 @@ def train(folder: Path, name: str, threads: int) -> None:
                 {
                     "bytes": peak.bytes,
                     "seconds_per_row": done.seconds / len(rows),
+                    "processor_seconds_per_row": (time.process_time() - processor) / len(rows),
                     "rows_per_s": done.best.rows_per_s,
                     "valid_auc": done.best.valid_auc,
                     "table_update": done.table_update,
@@ -131,10 +135,9 @@ def main() -> None:
     report(f"training_memory_{options.rows}_rows", gigabytes, "GB", goal="<= 1.2", limit=1.2, higher_is_better=False)
     short = max(run["bytes"] for run in runs[::2]) / 1e9
     report(f"training_memory_{options.rows // 10}_rows", short, "GB", goal="<= 1.2", limit=1.2, higher_is_better=False)
-    microseconds = runs[1]["seconds_per_row"] * 1e6
-    rival = (runs[0]["seconds_per_row"] + runs[2]["seconds_per_row"]) / 2 * 1e6
-    report("training_time_per_row_long", microseconds, "µs", higher_is_better=False)
-    report("training_time_per_row_long_by_short", microseconds / rival, "x", goal="<= 1.2", higher_is_better=False)
+    for name in ("seconds_per_row", "processor_seconds_per_row"):
+        long, short = runs[1][name] * 1e6, (runs[0][name] + runs[2][name]) / 2 * 1e6
+        report(f"training_{name}", long, "µs", limit=short, goal=">= 0.8x", higher_is_better=False)
 
 
 if __name__ == "__main__":
