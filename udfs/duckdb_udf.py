@@ -133,8 +133,10 @@ class Registration:
         A version that is refused is logged, and leaves the one before it serving.
 
         Raises:
-            DataError: There is nothing to follow: a Scorer was registered.
+            DataError: There is nothing to follow: a Scorer was registered; or the interval is not above 0.
         """
+        if not interval_s > 0:
+            raise DataError(f"interval_s is {interval_s}, expected more than 0")
         if self.reference is None:
             raise DataError("a Scorer never changes", hint="register a reference such as models/ctr@champion")
         self.stop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,8 @@ from rich.rule import Rule
 from rich.syntax import Syntax
 
 from streamfm.cli.console import output, print_table
-from streamfm.cli.training import TrainingProgress, print_evaluation
+from streamfm.cli.evaluating import print_evaluation
+from streamfm.cli.progress import TrainingProgress
 
 if TYPE_CHECKING:
     import duckdb
@@ -41,7 +41,7 @@ SELECT hour(ts) AS hour, count(*) AS events, round(avg(deepfm_score(e)), 4) AS p
 FROM tomorrow e GROUP BY ALL ORDER BY ALL"""
 EXPLANATION = """
 -- What each feature adds to the logit of the first event of tomorrow: the shares add up.
-SELECT x.* FROM (SELECT unnest(deepfm_explain(e)) AS x FROM (FROM tomorrow LIMIT 1) e) 
+SELECT x.* FROM (SELECT unnest(deepfm_explain(e)) AS x FROM (FROM tomorrow LIMIT 1) e)
 ORDER BY abs(x.total) DESC LIMIT 6"""
 NEIGHBOURS = """
 -- Apps near one app, by what the model has learnt of them (it never saw the names' meaning).
@@ -116,18 +116,12 @@ def _train(folder: Path) -> str:
     from streamfm.settings import TrainSettings
 
     _say("2. What to make of the columns: a proposal, with its reasons")
-    _command(f"streamfm init {folder}/events.parquet --label clicked -o {folder}/features.toml")
-    proposal = propose(folder / "events.parquet", "clicked")
-    output.print(Syntax(_excerpt(proposal.to_toml()), "toml", background_color="default"))
-    output.print(
-        f"Left out by hand: {', '.join(LEFT_OUT)}. What an app is like must then be learnt from its clicks alone."
-    )
-    spec = replace(
-        proposal.spec,
-        inputs=tuple(i for i in proposal.spec.inputs if i.name not in LEFT_OUT),
-        features=tuple(f for f in proposal.spec.features if f.name not in LEFT_OUT),
-    )
-    (folder / "features.toml").write_text(spec.to_toml(), encoding="utf-8")
+    rows = f"SELECT * EXCLUDE ({', '.join(LEFT_OUT)}) FROM '{folder}/events.parquet'"
+    _command(f'streamfm init "{rows}" --label clicked --force -o {folder}/features.toml')
+    text = propose(rows, "clicked").to_toml()
+    (folder / "features.toml").write_text(text, encoding="utf-8")
+    output.print(Syntax(_excerpt(text), "toml", background_color="default"))
+    output.print(f"Without {', '.join(LEFT_OUT)}, what an app is like must be learnt from its clicks alone.")
 
     _say("3. Train a DeepFM, prove that its ONNX networks answer as torch does, publish")
     _command(
