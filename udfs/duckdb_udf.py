@@ -19,6 +19,8 @@ import re
 import threading
 import time
 import weakref
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -97,7 +99,6 @@ class Registration:
         self._place = place
         self._functions: Functions | None = None
         self._function = ""
-        self._replaced: list[tuple[float, Serving]] = []
         self._moving = threading.Lock()
         self._stop = threading.Event()
         self._watcher: threading.Thread | None = None
@@ -160,11 +161,12 @@ class Registration:
         with self._moving, _lock:
             if self._is_current():
                 self._place.run(drop_statements(self.name, self._place))
+        _let_go(time.monotonic())
 
     def _move(self) -> bool:
         if self.reference is None:
             return False
-        self._let_go(time.monotonic())
+        _let_go(time.monotonic())
         if not self._is_current():
             raise StreamFMError(f"{self.name}: its functions were replaced or dropped", hint="register it again")
         if Path(resolve(self.reference).path) == self.scorer.bundle.path:
@@ -186,9 +188,10 @@ class Registration:
             about = self._about(scorer, names["score"])
             self._place.run(statements(self.name, self._place, scorer.spec, expressions, arguments, names, about))
         if self._functions is not None:
-            self._replaced.append((time.monotonic(), self._functions.serving))
             logger.info("%s: moved to %s", self.name, bundle)
         self._functions, self._function = functions, names["score"]
+        _generations.append(_Generation(self._place, self.name, self._function, functions.serving))
+        _let_go(time.monotonic())
 
     def _create(self, functions: Functions) -> dict[str, str]:
         """The functions created under names that no others bear, by what they do."""
@@ -230,12 +233,49 @@ class Registration:
         """Whether the macros in the database are still the ones that this registration made."""
         return f'"{self._function}"' in (self._place.definition(info_name(self.name)) or "")
 
-    def _let_go(self, now_s: float) -> None:
-        """Free the versions that were replaced, and not called, for `GRACE_S`."""
-        for since_s, serving in list(self._replaced):
-            if now_s - max(since_s, serving.last_used_s) > GRACE_S:
-                serving.let_go()
-                self._replaced.remove((since_s, serving))
+
+@dataclass(slots=True)
+class _Generation:
+    """The functions of one version under one name, and since when no new query calls them."""
+
+    place: Place
+    name: str
+    function: str
+    serving: Serving
+    replaced_s: float | None = None
+
+    def is_called(self) -> bool:
+        """Whether a query that is bound now would call them, as far as can be told from here."""
+        if self.place.connection() is None:
+            return False
+        if self.place.is_temporary:
+            # Only the connection itself sees its macros, and another thread may be using it.
+            return self is self.latest()
+        try:
+            return f'"{self.function}"' in (self.place.definition(info_name(self.name)) or "")
+        except StreamFMError:
+            return False
+        except duckdb.Error:
+            return True
+
+    def latest(self) -> _Generation:
+        """The last one of the same name in the same place."""
+        return [other for other in _generations if (other.place, other.name) == (self.place, self.name)][-1]
+
+
+_generations: list[_Generation] = []
+"""Every version whose network is still held; a registration may be dropped, its functions go on."""
+
+
+def _let_go(now_s: float) -> None:
+    """Free the versions that no new query has called, and no late one either, for `GRACE_S`."""
+    for one in list(_generations):
+        if one.replaced_s is None and not one.is_called():
+            one.replaced_s = now_s
+        if one.replaced_s is not None and now_s - max(one.replaced_s, one.serving.last_used_s) > GRACE_S:
+            one.serving.let_go()
+            with suppress(ValueError):
+                _generations.remove(one)
 
 
 _watching: weakref.WeakSet[Registration] = weakref.WeakSet()

@@ -420,3 +420,21 @@ def wait_for(condition, seconds=20.0):
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.01)
+
+
+def test_registering_again_and_again_holds_one_version_only(models, champion, monkeypatch):
+    monkeypatch.setattr(duckdb_udf, "GRACE_S", -1.0)
+
+    def leases() -> int:
+        gc.collect()
+        return len(list((models.root / "ctr" / "leases").iterdir()))
+
+    with duckdb.connect() as con:
+        for _ in range(4):
+            register(con, champion)
+        register(con, champion, "other").close()
+        assert 1 == leases()
+    del con
+    with duckdb.connect() as another:
+        register(another, champion)
+        assert 1 == leases()
