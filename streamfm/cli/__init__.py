@@ -5,6 +5,7 @@ Heavy libraries are imported by the commands that need them, so that `streamfm -
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import signal
@@ -13,6 +14,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -84,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; errors come out in a line or two, and as the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in itertools.takewhile(lambda argument: argument != "--", given)
+    _prepare_output()
     with _terminated_like_interrupted():
         code = _run(given, debug=debug)
     sys.exit(code)
@@ -92,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(arguments: list[str], *, debug: bool) -> int:
     """Run a command; its exit code."""
     try:
+        _check_text(arguments)
         result = cli.main(args=arguments, prog_name="streamfm", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
@@ -106,6 +110,13 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         return code
 
 
+def _check_text(arguments: list[str]) -> None:
+    """Refuse bytes that the locale makes no text of: no library would take them."""
+    for argument in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            raise click.UsageError(f"{argument!r}: no text in {sys.getfilesystemencoding()}, which the locale says")
+
+
 def _report(error: BaseException) -> int:
     """Say what is wrong; the exit code."""
     if isinstance(error, (ReaderGoneError, BrokenPipeError)):
@@ -116,6 +127,14 @@ def _report(error: BaseException) -> int:
         return EXIT_INTERRUPTED
     click.echo(complaint(error), err=True)
     return EXIT_ERROR
+
+
+def _prepare_output() -> None:
+    """Let no character be one that standard output cannot take, and let there be one."""
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # open to the end
+    elif isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _abandon_output() -> None:

@@ -97,7 +97,7 @@ _FINE_POINTS = {
 @JSON
 @settings("rows", OtherRows, {"Rows": _ROWS})
 @settings("network", ModelSettings, {"Network": _NETWORK})
-@option("--l2", type=float, heading="Training", help="Sets both --l2-factors and --l2-first-order.")
+@option("--l2", type=click.FloatRange(0), heading="Training", help="Sets both --l2-factors and --l2-first-order.")
 @settings(
     "training",
     TrainSettings,

@@ -186,6 +186,17 @@ def test_the_module_is_the_command() -> None:
     assert re.fullmatch(r"streamfm, version [\d.]+\w*\n", done.stdout)
 
 
+def test_bytes_that_are_no_text_and_a_closed_standard_output_are_survived(tmp_path: Path) -> None:
+    command = [sys.executable.encode(), b"-m", b"streamfm.cli", b"models", b"list"]
+    done = subprocess.run([*command, b"m\xff"], capture_output=True, timeout=60)
+    assert (2, b"") == (done.returncode, done.stdout)
+    assert b"Error: 'm\\udcff': no text in utf-8, which the locale says" in done.stderr
+    closed = subprocess.run(
+        [*command, bytes(tmp_path)], preexec_fn=lambda: os.close(1), stderr=subprocess.PIPE, timeout=60
+    )
+    assert (0, f"{tmp_path}: no models yet\n".encode()) == (closed.returncode, closed.stderr)
+
+
 def test_no_color_is_heeded_and_a_log_is_no_terminal() -> None:
     code = "from streamfm.cli.console import output, shows_bars; print(shows_bars(), output.no_color)"
     environment = {**os.environ, "NO_COLOR": "1", "FORCE_COLOR": "1"}

@@ -48,8 +48,10 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple
         def watch() -> None:
             while not ended.wait(0.01) and not when(read()):
                 pass
-            if not ended.is_set():
+            # Once is enough but for a Ctrl-C that meets DuckDB before the query has begun to run, which loses it.
+            while not ended.is_set():
                 os.kill(os.getpid(), number)
+                ended.wait(10)
 
         def read() -> str:
             with suppress(BlockingIOError):
