@@ -179,10 +179,16 @@ class DatasetWriter:
 
     def __enter__(self) -> Self:
         """Create the files."""
-        self._temporary.mkdir(parents=True)
-        for name in self._names:
-            self._files[name] = (self._temporary / f"{name}.npy").open("wb")
-            self._files[name].write(b"\0" * _HEADER_BYTES)
+        try:
+            self._temporary.mkdir(parents=True)
+            for name in self._names:
+                self._files[name] = (self._temporary / f"{name}.npy").open("wb")
+                self._files[name].write(b"\0" * _HEADER_BYTES)
+        except BaseException:
+            # Nobody calls __exit__ for a block that was not entered.
+            self._close_files()
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            raise
         return self
 
     def __exit__(

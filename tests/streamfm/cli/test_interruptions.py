@@ -18,6 +18,9 @@ import pytest
 from streamfm.cli import main
 from streamfm.registry import Registry
 
+# Ctrl-C may come between the opening of a file and its being kept: Python then closes it, and warns.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+
 TRAIN = ("train", "events.parquet", "--out", "new/models/ctr", "--factors", "2", "--hidden", "4", "--batch-size", "32")
 FOR_LONG = ("--max-epochs", "100000", "--plateaus", "100000", "--threads", "1")
 MODEL = "models/ctr@champion"
