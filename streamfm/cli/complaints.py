@@ -7,6 +7,7 @@ excerpt with a caret. The complaint is taken out, lists are cut, the excerpt sta
 from __future__ import annotations
 
 import re
+import sys
 
 from streamfm.errors import DataError, StreamFMError
 
@@ -35,12 +36,15 @@ def from_model(error: BaseException | None) -> DataError | None:
 
 
 def is_interruption(error: BaseException) -> bool:
-    """Whether it is how a library tells of Ctrl-C."""
-    return isinstance(error, KeyboardInterrupt) or (
-        # DuckDB raises them, depending on where Ctrl-C found it.
-        (isinstance(error, RuntimeError) and str(error) == "Query interrupted")
-        or type(error).__name__ == "InterruptException"
-    )
+    """Whether it is how Python, or DuckDB, tells of Ctrl-C."""
+    if isinstance(error, KeyboardInterrupt):
+        return True
+    # Whoever has not imported it cannot have its errors.
+    if "duckdb" not in sys.modules:
+        return False
+    from streamfm.data.interruptible import is_query_interrupted
+
+    return is_query_interrupted(error)
 
 
 def _parts(error: BaseException) -> tuple[str, str | None]:

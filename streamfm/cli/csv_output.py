@@ -8,8 +8,6 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from streamfm.cli.interruptible import interruptible
-
 if TYPE_CHECKING:
     import duckdb
 
@@ -27,6 +25,8 @@ def print_csv(connection: duckdb.DuckDBPyConnection, write: Callable[[str], obje
         KeyboardInterrupt: Ctrl-C.
         Exception: Whatever `write` raises.
     """
+    from streamfm.data.interruptible import interruptible
+
     sys.stdout.flush()
     source, sink = os.pipe()
     errors: list[OSError] = []

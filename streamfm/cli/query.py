@@ -12,7 +12,6 @@ import click
 from streamfm.cli.commands import PRECISION, REFERENCE, Command, argument, option
 from streamfm.cli.console import answer, output, say
 from streamfm.cli.csv_output import print_csv
-from streamfm.cli.interruptible import interruptible
 from streamfm.errors import StreamFMError
 
 if TYPE_CHECKING:
@@ -96,6 +95,8 @@ class Show:
 
     def _statement(self, statement: duckdb.Statement) -> None:
         import duckdb
+
+        from streamfm.data.interruptible import interruptible
 
         rows = interruptible(self.connection, lambda: self.connection.sql(statement))
         gives_nothing = duckdb.ExpectedResultType.NOTHING in statement.expected_result_type

@@ -18,7 +18,6 @@ from streamfm.cli.commands import DATA, PRECISION, REFERENCE, Command, option, s
 from streamfm.cli.complaints import from_model
 from streamfm.cli.console import progress_bar, say, shows_bars
 from streamfm.cli.csv_output import print_csv
-from streamfm.cli.interruptible import interruptible
 from streamfm.errors import DataError, MissingColumnsError, StreamFMError
 
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ def score(
             return
         began = time.monotonic()
         with file.writing() as path, query_progress(source.connection, "scoring"):
-            rows = interruptible(source.connection, lambda: _copy(source, query, path, file.options))
+            rows = _copy(source, query, path, file.options)
     say(f"{rows:,} events scored into {target} in {time.monotonic() - began:.1f} s")
 
 

@@ -10,15 +10,17 @@ import difflib
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
 
+from streamfm.data.duckdb_errors import duckdb_errors, first_paragraph
+from streamfm.data.interruptible import interruptible
 from streamfm.data.readers import find_files, format_of, literal, scan
 from streamfm.errors import DataError, MissingColumnsError
 from streamfm.expressions import quoted
@@ -29,8 +31,8 @@ SourceLike = Any
 with SELECT, WITH or FROM), an Arrow table, a pandas or polars data frame, or a `Source` that is open already."""
 
 BATCH_ROWS = 32_768
+_Result = TypeVar("_Result")
 _QUERY = re.compile(r"\s*(?:--[^\n]*\n\s*)*\(*\s*(SELECT|WITH|FROM)(?=[\s(*'\"])", re.IGNORECASE)
-_FILE_IN_MESSAGE = re.compile(r"^\s*file = (.+)$", re.MULTILINE)
 _NUMBER = quoted("streamfm row number")
 
 
@@ -113,8 +115,7 @@ class Source:
 
     def describe(self, query: str) -> dict[str, str]:
         """SQL type of each column of a query, by name."""
-        with self._errors():
-            return {name: kind for name, kind, *_ in self.connection.execute(f"DESCRIBE {query}").fetchall()}
+        return {name: kind for name, kind, *_ in self.execute(f"DESCRIBE {query}")}
 
     def select(self, expressions: str, rest: str = "") -> str:
         """A query over the rows; `rest` follows FROM."""
@@ -126,34 +127,31 @@ class Source:
         Raises:
             DataError: DuckDB refuses the query, or a file; names it.
         """
-        with self._errors():
-            row: tuple[Any, ...] = self.connection.execute(self.select(expressions, rest)).fetchall()[0]
-        return row
+        return self.execute(self.select(expressions, rest))[0]
 
     def execute(self, query: str) -> list[tuple[Any, ...]]:
         """All rows of any query.
 
         Raises:
             DataError: As `fetch`.
+            KeyboardInterrupt: Ctrl-C; the query has ended.
         """
-        with self._errors():
-            return self.connection.execute(query).fetchall()
+        return self._ask(lambda: self.connection.execute(query).fetchall())
 
     def batches(self, query: str, rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """The result of a query as it comes, `rows` at a time.
 
         Raises:
             DataError: As `fetch`.
+            KeyboardInterrupt: Ctrl-C; the query has ended.
         """
-        with self._errors():
-            yield from self.connection.sql(query).to_arrow_reader(rows)
+        reader = self._ask(lambda: self.connection.sql(query).to_arrow_reader(rows))
+        while (batch := self._ask(lambda: next(reader, None))) is not None:
+            yield batch
 
     @contextmanager
     def table(self, name: str, query: str) -> Iterator[None]:
-        """Keep the result of a query, in its order, as a table of that name for the length of a block.
-
-        While it is made, Ctrl-C is heard, which it is not while the first batch of a long query is awaited.
-        """
+        """Keep the result of a query, in its order, as a table of that name for the length of a block."""
         self.execute(f"CREATE OR REPLACE TABLE {name} AS {query}")
         try:
             yield
@@ -163,8 +161,7 @@ class Source:
 
     def schema(self, query: str) -> pa.Schema:
         """The Arrow types of a query's columns."""
-        with self._errors():
-            return self.connection.sql(f"SELECT * FROM ({query}) LIMIT 0").to_arrow_table().schema
+        return self._ask(lambda: self.connection.sql(f"SELECT * FROM ({query}) LIMIT 0").to_arrow_table()).schema
 
     def first_row(self, condition: str, shown: str) -> tuple[str, Any]:
         """Where the first row is for which a condition holds, as a text, and the value of `shown` there.
@@ -190,23 +187,16 @@ class Source:
     def _place(self, number: int) -> str:
         file = self.name
         for file in self._files if len(self._files) > 1 else ():
-            with self._errors():
-                query = f"SELECT count(*) FROM ({scan([file], (), self.describe)})"
-                count = int(self.connection.execute(query).fetchall()[0][0])
+            count = int(self.execute(f"SELECT count(*) FROM ({scan([file], (), self.describe)})")[0][0])
             if number <= count:
                 break
             number -= count
         return f"{file}: row {number:,} (counted from 1)"
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """DuckDB's errors as ours; while a result streams they arrive by way of Arrow."""
-        try:
-            yield
-        except duckdb.InterruptException as error:
-            raise KeyboardInterrupt from error
-        except (duckdb.Error, OSError, pa.ArrowInvalid) as error:
-            raise _translated(self.name, error) from error
+    def _ask(self, call: Callable[[], _Result]) -> _Result:
+        """What a call that runs a query on the connection returns; its errors are ours, and Ctrl-C ends the query."""
+        with duckdb_errors(self.name):
+            return interruptible(self.connection, call)
 
 
 ROW_NUMBER = _NUMBER
@@ -303,26 +293,5 @@ def _source_of_table(rows: SourceLike, connection: duckdb.DuckDBPyConnection) ->
         connection.register("streamfm_rows", table)
     except (pa.ArrowException, TypeError, duckdb.Error) as error:
         hint = "a column mixes types: make its values one type"
-        raise DataError(f"the {kind}: {_first_paragraph(str(error))}", hint=hint) from error
+        raise DataError(f"the {kind}: {first_paragraph(str(error))}", hint=hint) from error
     return Source(f"the {kind}", connection, "SELECT * FROM streamfm_rows")
-
-
-def _translated(name: str, error: Exception) -> DataError:
-    text = str(error)
-    file = _FILE_IN_MESSAGE.search(text)
-    place = file[1] if file else name
-    first = _first_paragraph(text)
-    hint = None
-    if "converting column" in first:
-        hint = "declare the column's type in [inputs], or mend the value"
-    elif "unicode" in first.lower() or "utf-8" in first.lower() or "utf8" in first.lower():
-        hint = "save it as UTF-8, or read it with SQL: read_csv('...', encoding = 'latin-1')"
-    elif isinstance(error, duckdb.OutOfMemoryException) or "Out of Memory" in text:
-        hint = "raise memory_limit"
-    return DataError(f"{place}: {first}", hint=hint)
-
-
-def _first_paragraph(text: str) -> str:
-    """The first lines of a DuckDB or Arrow message, on one."""
-    lines = text.split("\n\n", maxsplit=1)[0].splitlines()
-    return " ".join(line.strip()[:300] for line in lines)

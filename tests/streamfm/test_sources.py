@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from streamfm.data.sources import SourceLike, open_source
+from streamfm.data.sources import Source, SourceLike, open_source
 from streamfm.errors import DataError, MissingColumnsError
 from streamfm.features.inputs import Input
 
@@ -180,6 +184,62 @@ def test_parts_of_parts() -> None:
         part = source.part("high", "x >= 5").part("even", "x % 2 = 0")
         assert [(6,), (8,)] == part.execute(part.sql)
         assert ("the Table (high) (even)", 2, ["x"]) == (part.name, part.rows, list(part.columns))
+
+
+# --- Ctrl-C
+
+
+ENDLESS = "SELECT i FROM range(1000000000000) t(i) WHERE hash(i) = 3"
+
+
+@pytest.fixture
+def interruption() -> Iterator[threading.Timer]:
+    """Presses Ctrl-C half a second after it is started."""
+    # Whoever runs the tests in the background has them ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    yield timer
+    timer.join()
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda source: source.execute(ENDLESS),
+        lambda source: source.fetch("count(*)", f"JOIN ({ENDLESS}) ON true"),
+        lambda source: source.execute(f"CREATE TABLE kept AS {ENDLESS}"),
+        lambda source: list(source.batches(ENDLESS)),
+    ],
+    ids=["execute", "fetch", "create", "batches"],
+)
+def test_ctrl_c_ends_a_query_and_leaves_the_connection_free(
+    ask: Callable[[Source], object], interruption: threading.Timer
+) -> None:
+    with open_source(TABLE) as source:
+        interruption.start()
+        with pytest.raises(KeyboardInterrupt):
+            ask(source)
+        assert 3 == source.rows
+
+
+def test_a_query_that_another_thread_asks_for_and_somebody_interrupts_is_an_interruption() -> None:
+    errors: list[BaseException] = []
+
+    def ask(source: Source) -> None:
+        try:
+            source.execute(ENDLESS)
+        except BaseException as error:
+            errors.append(error)
+
+    with open_source(TABLE) as source:
+        asking = threading.Thread(target=ask, args=(source,))
+        asking.start()
+        while asking.is_alive():
+            source.connection.interrupt()
+            asking.join(0.1)
+        assert [KeyboardInterrupt] == [type(error) for error in errors]
+        assert 3 == source.rows
 
 
 # --- what cannot be read

@@ -18,9 +18,6 @@ import pytest
 from streamfm.cli import main
 from streamfm.registry import Registry
 
-# Ctrl-C may come between the opening of a file and its being kept: Python then closes it, and warns.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
-
 TRAIN = ("train", "events.parquet", "--out", "new/models/ctr", "--factors", "2", "--hidden", "4", "--batch-size", "32")
 FOR_LONG = ("--max-epochs", "100000", "--plateaus", "100000", "--threads", "1")
 MODEL = "models/ctr@champion"
@@ -51,10 +48,8 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple
         def watch() -> None:
             while not ended.wait(0.01) and not when(read()):
                 pass
-            # Once is enough but for a Ctrl-C that meets DuckDB before the query has begun to run, which loses it.
-            while not ended.is_set():
+            if not ended.is_set():
                 os.kill(os.getpid(), number)
-                ended.wait(10)
 
         def read() -> str:
             with suppress(BlockingIOError):
@@ -90,6 +85,8 @@ def test_interrupted_training_publishes_the_best_model_so_far(
     assert [] == list(temporary.iterdir())
 
 
+# Ctrl-C may come between the opening of a file and its being kept: Python then closes it, and warns.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("moment", ["encoding", "epoch   1"])
 def test_interrupted_training_leaves_nothing_when_told_so(
     moment: str, folder: Path, temporary: Path, interrupted, capfd: pytest.CaptureFixture[str]
@@ -111,8 +108,19 @@ def test_interrupted_scoring_leaves_the_old_file_and_no_other(folder: Path, temp
     assert [] == list(temporary.iterdir())
 
 
-def test_an_interrupted_query_ends_the_command(temporary: Path, interrupted) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("sql", MODEL, ENDLESS),
+        ("score", MODEL, ENDLESS),
+        ("evaluate", MODEL, ENDLESS),
+        ("train", ENDLESS, "--out", "new/models/ctr"),
+        ("init", ENDLESS, "--label", "clicked", "-o", "new.toml"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_an_interrupted_query_ends_the_command(command: tuple[str, ...], temporary: Path, interrupted) -> None:
     begun = time.monotonic()
-    assert (130, "interrupted\n") == interrupted("sql", MODEL, ENDLESS, when=lambda _: time.monotonic() > begun + 1)
+    assert (130, "interrupted\n") == interrupted(*command, when=lambda _: time.monotonic() > begun + 1)
     assert time.monotonic() < begun + 30
     assert [] == list(temporary.iterdir())
