@@ -68,8 +68,13 @@ class Place:
         """The beginning of a statement that creates or replaces a macro."""
         return f"CREATE OR REPLACE {'TEMP ' if self.is_temporary else ''}MACRO {self.path(name)}"
 
-    def definition(self, name: str) -> str | None:
-        """The body of a macro, as DuckDB writes it; None when there is no such macro."""
+    def definition(self, name: str, asking: Place) -> str | None:
+        """The body of a macro of this place, as DuckDB writes it; None when there is no such macro.
+
+        Args:
+            name: The macro's.
+            asking: Whose connection asks, any of the same database's; temporary macros only their own sees.
+        """
         query = """
             SELECT macro_definition FROM duckdb_functions()
             WHERE (database_name, schema_name, function_name) = (?, ?, ?)"""
@@ -79,9 +84,23 @@ class Place:
             _refuse_busy(con)
             found = con.sql(query, params=parameters).fetchall()
         else:
-            with self.cursor() as cursor:
+            with asking.cursor() as cursor:
                 found = cursor.execute(query, parameters).fetchall()
         return str(found[0][0]) if found else None
+
+    def has_function(self, name: str) -> bool:
+        """Whether a function, whose name no other process or database has, is one of this database."""
+        with self.cursor() as cursor:
+            query = "SELECT count(*) FROM duckdb_functions() WHERE function_name = ?"
+            return bool(cursor.execute(query, [name]).fetchall()[0][0])
+
+    def is_open(self) -> bool:
+        """Whether the connection that was registered on is still there and open."""
+        try:
+            self.cursor().close()
+        except StreamFMError:
+            return False
+        return True
 
     def run(self, statements: Iterable[str]) -> None:
         """Run statements in one transaction, so that a query sees the effect of all or of none.

@@ -19,8 +19,8 @@ import re
 import threading
 import time
 import weakref
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
@@ -30,14 +30,12 @@ from streamfm.expressions import expressions_of
 from streamfm.registry import resolve
 from streamfm.scoring import MODEL_FILES, Precision, Scorer, load
 from udfs.duckdb_functions import EXPLANATION_SQL, Functions, Serving
-from udfs.duckdb_macros import MODELS, drop_statements, info_name, macro_names, statements
+from udfs.duckdb_generations import Generation, hold, is_called, let_go, mark_replaced
+from udfs.duckdb_macros import MODELS, drop_statements, macro_names, statements
 from udfs.duckdb_place import Place
 from udfs.duckdb_types import arguments_of
 
 logger = logging.getLogger(__name__)
-
-GRACE_S = 600.0
-"""A version that was replaced and not called for so long lets its network go."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,47}")
 
@@ -97,6 +95,8 @@ class Registration:
         self.name, self.reference, self.precision = name, reference, precision
         self.last_error: Exception | None = None
         self._place = place
+        # A program may change its working directory; what is followed stays where it was.
+        self._followed = None if reference is None else Path(reference).absolute()
         self._functions: Functions | None = None
         self._function = ""
         self._moving = threading.Lock()
@@ -119,14 +119,8 @@ class Registration:
             StreamFMError: The version was refused, or the functions are no longer this registration's; what was
                 serving goes on.
         """
-        try:
-            with self._moving:
-                moved = self._move()
-        except (StreamFMError, duckdb.Error) as error:
-            self.last_error = error
-            raise
-        self.last_error = None
-        return moved
+        with self._noting_errors(), self._moving:
+            return self._move()
 
     def watch(self, interval_s: float = 30.0) -> Registration:
         """Follow the reference in the background: `refresh` every `interval_s` seconds, until `stop`; returns itself.
@@ -161,18 +155,37 @@ class Registration:
         with self._moving, _lock:
             if self._is_current():
                 self._place.run(drop_statements(self.name, self._place))
-        _let_go(time.monotonic())
+        self._free()
 
     def _move(self) -> bool:
-        if self.reference is None:
+        if self._followed is None:
             return False
-        _let_go(time.monotonic())
+        self._free()
         if not self._is_current():
             raise StreamFMError(f"{self.name}: its functions were replaced or dropped", hint="register it again")
-        if Path(resolve(self.reference).path) == self.scorer.bundle.path:
+        if not self._is_behind():
             return False
-        self._serve(load(self.reference, precision=self.precision, threads=1))
+        self._serve(load(self._followed, precision=self.precision, threads=1))
         return True
+
+    def _keep_up(self) -> None:
+        """As `refresh`, but the database is left alone until there is something to do in it."""
+        with self._noting_errors(), self._moving:
+            if self._is_behind():
+                self._move()
+
+    @contextmanager
+    def _noting_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (StreamFMError, duckdb.Error) as error:
+            self.last_error = error
+            raise
+        self.last_error = None
+
+    def _is_behind(self) -> bool:
+        """Whether the reference names another version than the one that serves; asks no database."""
+        return self._followed is not None and resolve(self._followed).path != self.scorer.bundle.path.absolute()
 
     def _serve(self, scorer: Scorer) -> None:
         """Make functions of the scorer, then let the macros call them."""
@@ -180,7 +193,7 @@ class Registration:
             raise DataError(f"{self.name}: the model has no inputs", hint="declare the raw columns under [inputs]")
         expressions = expressions_of(scorer.spec)
         arguments = arguments_of(scorer.spec, expressions)
-        bundle, precision = scorer.bundle.path, self.precision
+        bundle, precision = scorer.bundle.path.absolute(), self.precision
         reload = None if self.reference is None else lambda: load(bundle, precision=precision, threads=1)
         functions = Functions(Serving(scorer, reload), arguments, list(expressions))
         with _lock:
@@ -190,8 +203,13 @@ class Registration:
         if self._functions is not None:
             logger.info("%s: moved to %s", self.name, bundle)
         self._functions, self._function = functions, names["score"]
-        _generations.append(_Generation(self._place, self.name, self._function, functions.serving))
-        _let_go(time.monotonic())
+        hold(Generation(self._place, self.name, self._function, functions.serving))
+        self._free()
+
+    def _free(self) -> None:
+        now_s = time.monotonic()
+        mark_replaced(self._place, now_s)
+        let_go(now_s)
 
     def _create(self, functions: Functions) -> dict[str, str]:
         """The functions created under names that no others bear, by what they do."""
@@ -202,6 +220,7 @@ class Registration:
             "explain": EXPLANATION_SQL,
             "embedding": f"FLOAT[{manifest.layout.factors}]",
             "is_row": "BOOLEAN",
+            "read_as": "VARCHAR",
             "has_feature": "BOOLEAN",
         }
         # Macros in a file outlive the process: the mark keeps a stale one from calling another model's function.
@@ -231,51 +250,7 @@ class Registration:
 
     def _is_current(self) -> bool:
         """Whether the macros in the database are still the ones that this registration made."""
-        return f'"{self._function}"' in (self._place.definition(info_name(self.name)) or "")
-
-
-@dataclass(slots=True)
-class _Generation:
-    """The functions of one version under one name, and since when no new query calls them."""
-
-    place: Place
-    name: str
-    function: str
-    serving: Serving
-    replaced_s: float | None = None
-
-    def is_called(self) -> bool:
-        """Whether a query that is bound now would call them, as far as can be told from here."""
-        if self.place.connection() is None:
-            return False
-        if self.place.is_temporary:
-            # Only the connection itself sees its macros, and another thread may be using it.
-            return self is self.latest()
-        try:
-            return f'"{self.function}"' in (self.place.definition(info_name(self.name)) or "")
-        except StreamFMError:
-            return False
-        except duckdb.Error:
-            return True
-
-    def latest(self) -> _Generation:
-        """The last one of the same name in the same place."""
-        return [other for other in _generations if (other.place, other.name) == (self.place, self.name)][-1]
-
-
-_generations: list[_Generation] = []
-"""Every version whose network is still held; a registration may be dropped, its functions go on."""
-
-
-def _let_go(now_s: float) -> None:
-    """Free the versions that no new query has called, and no late one either, for `GRACE_S`."""
-    for one in list(_generations):
-        if one.replaced_s is None and not one.is_called():
-            one.replaced_s = now_s
-        if one.replaced_s is not None and now_s - max(one.replaced_s, one.serving.last_used_s) > GRACE_S:
-            one.serving.let_go()
-            with suppress(ValueError):
-                _generations.remove(one)
+        return is_called(self._place, self.name, self._function, self._place)
 
 
 _watching: weakref.WeakSet[Registration] = weakref.WeakSet()
@@ -289,13 +264,12 @@ def _stop_watchers() -> None:
 
 def _follow(registration: Registration, stop: threading.Event, interval_s: float) -> None:
     told = ""
-    while not stop.wait(interval_s):
+    while not stop.wait(interval_s) and registration._place.connection() is not None:
+        let_go(time.monotonic())
         try:
-            registration.refresh()
+            registration._keep_up()
             told = ""
         except (StreamFMError, duckdb.Error) as error:
-            if registration._place.connection() is None:
-                return
             if told != str(error):
                 told = str(error)
                 logger.warning("%s: not moved on: %s", registration.name, told)

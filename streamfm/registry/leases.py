@@ -100,7 +100,8 @@ class LeaseBook:
         self, folder: Path, *, clock: Clock, holder: Callable[[], Holder], heartbeat_s: float = HEARTBEAT_S
     ) -> None:
         """Keep them in `folder`, in the name of what `holder` answers at the time."""
-        self._folder = folder
+        # A lease outlives a change of the working directory.
+        self._folder = folder.absolute()
         self._clock = clock
         self._holder = holder
         self._heartbeat_s = heartbeat_s

@@ -543,6 +543,14 @@ def test_the_heart_of_a_lease_beats(tmp_path: Path) -> None:
     assert [] == list(tmp_path.iterdir())
 
 
+def test_a_lease_outlives_a_change_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lease = LeaseBook(Path("leases"), clock=time.time, holder=lambda: ELSEWHERE).take(3)
+    monkeypatch.chdir("/")
+    lease.release()
+    assert [] == list((tmp_path / "leases").iterdir())
+
+
 def test_a_lease_that_is_still_being_written_holds(fill: Fill, tmp_path: Path) -> None:
     registry = fill(4)
     (tmp_path / "models" / "ctr" / "leases" / "1-abc.json").write_text("")

@@ -17,7 +17,7 @@ import pytest
 from streamfm.errors import BundleError, DataError, StreamFMError
 from streamfm.registry import Registry
 from streamfm.scoring import load
-from udfs import duckdb_udf
+from udfs import duckdb_generations
 from udfs.duckdb_udf import register
 
 ALL = "SELECT list(deepfm_score(e) ORDER BY id) FROM events e"
@@ -357,6 +357,27 @@ def test_many_threads_may_register_and_refresh(con, models, champion, scorer):
     assert 3 == len(con.execute("FROM deepfm_models()").fetchall())
 
 
+def test_a_watcher_is_not_met_by_who_closes_the_connection(models, champion, caplog):
+    for _ in range(30):
+        with duckdb.connect() as con:
+            registration = register(con, champion).watch(0.0001)
+            time.sleep(0.003)
+        registration.stop()
+    assert "busy" not in caplog.text
+
+
+def test_what_is_followed_stays_where_it_was(con, models, champion, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    registration = register(con, "models/ctr@champion")
+    before = con.execute("SELECT deepfm_score('ann')").fetchall()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    models.promote("ctr", 2)
+    assert registration.refresh()
+    assert before != con.execute("SELECT deepfm_score('ann')").fetchall()
+    registration.close()
+
+
 def test_a_version_that_was_replaced_lets_its_network_go_and_answers_late_calls(con, models, champion, monkeypatch):
     registration = register(con, champion)
     con.execute("PREPARE late AS SELECT deepfm_score($1)")
@@ -366,7 +387,7 @@ def test_a_version_that_was_replaced_lets_its_network_go_and_answers_late_calls(
     models.promote("ctr", 2)
     registration.refresh()
     assert old() is not None
-    monkeypatch.setattr(duckdb_udf, "GRACE_S", -1.0)
+    monkeypatch.setattr(duckdb_generations, "GRACE_S", -1.0)
     registration.refresh()
     gc.collect()
     assert old() is None
@@ -423,7 +444,7 @@ def wait_for(condition, seconds=20.0):
 
 
 def test_registering_again_and_again_holds_one_version_only(models, champion, monkeypatch):
-    monkeypatch.setattr(duckdb_udf, "GRACE_S", -1.0)
+    monkeypatch.setattr(duckdb_generations, "GRACE_S", -1.0)
 
     def leases() -> int:
         gc.collect()
