@@ -21,6 +21,11 @@ HASHED_VALUES = 2_000_000
 
 _HASH_BUCKETS = 1 << 21
 _RARE_VALUES = 100
+_BY_CHANCE = 100
+"""In so many rows or fewer, different values may be so by chance."""
+
+_NAMES_THE_ROW = "another value in each row: it names the row, and tells nothing"
+_OR_AN_AMOUNT = 'is it an amount? Then write kind = "numeric"'
 _MAX_LIST = 64
 _SIMPLE = re.compile(r"[a-z_][a-z0-9_]*", re.IGNORECASE)
 _THING = re.compile(
@@ -72,20 +77,20 @@ class FeatureRules:
             return self._of_time(column, item)
         if item.family in ("text", "boolean"):
             return self._of_category(column)
-        if form := epoch_form(column):
-            made = f"make_timestamp({sql_name(column.name)} * {1e6 / _EPOCHS[form]:.0f})"
-            return f"an instant as a number, by its values; to use it: SELECT *, {made} AS event_time FROM ..."
         if _THING.search(column.name) and column.is_whole:
             return self._of_category(column, "Numbers that are names, by the column's name.")
-        if column.distinct <= FEW_VALUES and (column.is_whole or column.distinct <= FEW_VALUES // 4):
+        if reason := _instant(column) or _whole_number_of_a_row(column):
+            return reason
+        few = FEW_VALUES if column.is_whole else FEW_VALUES // 4
+        if column.distinct <= few and not _hardly_repeats(column):
             return self._of_category(column, "Few different numbers: names of something rather than amounts.")
         return self._of_number(column)
 
     def _of_category(self, column: ColumnStatistics, *reason: str) -> list[Proposed] | str:
         if column.is_unique and column.rows > 1:
-            return "another value in each row: it names the row, and tells nothing"
-        if column.distinct > 0.9 * column.present > _RARE_VALUES:
-            return f"{_count(column.distinct)} values in {column.present:,} rows: almost none comes again"
+            return _NAMES_THE_ROW
+        if _hardly_repeats(column) and column.present > _BY_CHANCE:
+            return _almost_none_again(column)
         settings, notes = _rare(column)
         feature = Feature(name=column.name, kind="categorical", **settings)
         return [_named(column, feature, f"{_count(column.distinct)} values{_nulls(column)}.", *reason, *notes)]
@@ -106,7 +111,7 @@ class FeatureRules:
         if column.zeros > 0.5:
             notes.append(f"{column.zeros:.0%} are 0: in buckets, so that 0 has a weight of its own.")
             settings = {"transform": "quantile", "buckets": 16}
-        elif column.high - column.median > 5 * max(column.median - column.low, 1e-9 * abs(column.high)):
+        elif _has_long_tail(column):
             notes.append("A long tail: by its logarithm.")
             settings = {"transform": "log1p"}
         if column.is_whole:
@@ -144,12 +149,48 @@ class FeatureRules:
 
 def epoch_form(column: ColumnStatistics) -> str | None:
     """The JSON form of a column of numbers that by name and values are instants."""
-    if column.name.casefold() not in TIMES or not column.is_number:
+    return _form_of_values(column) if column.name.casefold() in TIMES else None
+
+
+def _form_of_values(column: ColumnStatistics) -> str | None:
+    """The same by the values alone."""
+    if not column.is_number:
         return None
     for form, unit in _EPOCHS.items():
         if _YEAR_1995_S * unit <= column.least and column.high <= _YEAR_2100_S * unit:
             return form
     return None
+
+
+def _instant(column: ColumnStatistics) -> str:
+    """Why numbers that by their values are instants make no feature, or nothing."""
+    form = _form_of_values(column)
+    if form is None:
+        return ""
+    made = f"make_timestamp({sql_name(column.name)}::BIGINT * {1e6 / _EPOCHS[form]:.0f})"
+    name = "event_time" if column.name.casefold() in TIMES else sql_name(f"{column.name}_time")
+    return f"an instant as a number, by its values; to use it: SELECT *, {made} AS {name} FROM ..."
+
+
+def _whole_number_of_a_row(column: ColumnStatistics) -> str:
+    """Why whole numbers that hardly come again make no feature, or nothing: amounts come again, or have a long tail."""
+    if not column.is_whole or not _hardly_repeats(column) or column.present <= _BY_CHANCE:
+        return ""
+    if column.is_unique:
+        return f"{_NAMES_THE_ROW}; {_OR_AN_AMOUNT}"
+    return "" if _has_long_tail(column) else f"{_almost_none_again(column)}; {_OR_AN_AMOUNT}"
+
+
+def _hardly_repeats(column: ColumnStatistics) -> bool:
+    return column.distinct > 0.9 * column.present
+
+
+def _almost_none_again(column: ColumnStatistics) -> str:
+    return f"{_count(column.distinct)} values in {column.present:,} rows: almost none comes again"
+
+
+def _has_long_tail(column: ColumnStatistics) -> bool:
+    return column.high - column.median > 5 * max(column.median - column.low, 1e-9 * abs(column.high))
 
 
 def sql_name(name: str) -> str:

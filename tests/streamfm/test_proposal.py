@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -90,7 +92,26 @@ def test_numbers_whose_name_says_that_they_are_names_are_categories() -> None:
         ("minutes", LABEL * 5 + RANDOM.random(ROWS), "minutes: tells y all by itself"),
         ("click_time", [t if y else None for t, y in zip(DAYS, LABEL, strict=True)], "click_time: tells y all by"),
         ("true_probability", RANDOM.random(ROWS), "true_probability: by its name the answer itself"),
-        ("ts", RANDOM.integers(1_700_000_000, 1_700_100_000, ROWS), "make_timestamp(ts * 1000000) AS event_time"),
+        (
+            "ts",
+            RANDOM.integers(1_700_000_000, 1_700_100_000, ROWS),
+            "make_timestamp(ts::BIGINT * 1000000) AS event_time",
+        ),
+        ("row_number", range(1, ROWS + 1), "row_number: another value in each row: it names the row"),
+        (
+            "loaded",
+            pa.array([*range(1, ROWS), None]),
+            "loaded: about 2,000 values in 1,999 rows: almost none comes again",
+        ),
+        ("ticket", RANDOM.permutation(ROWS) * 1.0, "ticket: another value in each row: it names the row"),
+        ("reference", RANDOM.integers(0, 2**62, ROWS), "reference: another value in each row"),
+        ("draw", RANDOM.integers(0, 12_000, ROWS), 'is it an amount? Then write kind = "numeric"'),
+        (
+            "arrived",
+            RANDOM.integers(1_700_000_000, 1_702_000_000, ROWS),
+            "make_timestamp(arrived::BIGINT * 1000000) AS arrived_",
+        ),
+        ("minute", 60 * RANDOM.integers(28_333_333, 28_333_533, ROWS), "minute: an instant as a number, by its values"),
     ],
 )
 def test_a_column_that_is_left_out_is_named_with_the_reason(name: str, values: Any, reason: str) -> None:
@@ -98,6 +119,41 @@ def test_a_column_that_is_left_out_is_named_with_the_reason(name: str, values: A
     assert ["colour"] == [one.name for one in found.spec.features]
     assert ("colour",) == found.spec.input_names
     assert reason in notes(found, "label")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "kind"),
+    [
+        ("user_id", RANDOM.integers(10**6, 10**6 + 700, ROWS), "categorical"),
+        ("account", RANDOM.integers(10**6, 10**6 + 700, ROWS), "numeric"),
+        ("price_in_cents", RANDOM.choice([99, 199, 499, 999], ROWS), "categorical"),
+        ("price", RANDOM.integers(1, 1_000, ROWS), "numeric"),
+        ("paid_in_micros", RANDOM.lognormal(15, 1, ROWS).astype(int) // 1_000, "numeric"),
+    ],
+)
+def test_whole_numbers_that_come_again_or_have_a_long_tail_are_features(name: str, values: Any, kind: str) -> None:
+    assert kind == feature(proposed({name: values}), name).kind
+
+
+@pytest.mark.parametrize("rows", [3, 40, 99])
+def test_in_a_small_table_whole_numbers_may_all_be_different_by_chance(rows: int) -> None:
+    columns = {"amount": RANDOM.permutation(10_000)[:rows], "colour": RANDOM.choice(["red", "green"], rows)}
+    found = propose(pa.table({**columns, "y": [0.5, 1.5, *RANDOM.random(rows - 2)]}), "y")
+    assert "numeric" == feature(found, "amount").kind
+    assert 'write kind = "categorical"' in notes(found, "features.amount")
+
+
+@pytest.mark.parametrize("kind", ["INTEGER", "UBIGINT", "DOUBLE", "DECIMAL(18,3)"])
+def test_instants_as_numbers_are_made_times_by_the_expression_that_is_proposed(kind: str) -> None:
+    seconds = RANDOM.integers(1_700_000_000, 1_700_100_000, ROWS)
+    numbers = duckdb.from_arrow(pa.table({"seen": seconds})).query(
+        "numbers", f"SELECT seen::{kind} AS seen FROM numbers"
+    )
+    found = proposed({"seen": numbers.to_arrow_table().column(0)})
+    (expression,) = re.findall(r"SELECT \*, (.*) AS seen_time FROM", notes(found, "label"))
+    answer = numbers.query("numbers", f"SELECT DISTINCT {expression} FROM numbers ORDER BY ALL").fetchall()
+    expected = sorted({dt.datetime.fromtimestamp(int(second), dt.UTC) for second in seconds})
+    assert expected == [time.replace(tzinfo=dt.UTC) for (time,) in answer]
 
 
 def test_what_is_nearly_the_label_is_kept_when_it_is_not_sure() -> None:
