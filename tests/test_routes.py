@@ -18,6 +18,7 @@ import duckdb
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
@@ -465,6 +466,32 @@ def test_every_route_gives_the_same_score(world: World, route: str) -> None:
     if route == "torch" and world.scorer.precision == "int8":
         pytest.skip("torch has no int8 model to compare with; what int8 costs is measured at export")
     assert difference(world, route) <= TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def floats(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """The same events as pandas has them: integers beside NULL are floats, and NULL is NaN."""
+    events = make_events()
+    position = pa.array(events["position"].to_pandas())
+    assert position.type == pa.float64()
+    events = events.set_column(events.column_names.index("position"), "position", pc.fill_null(position, math.nan))
+    world = make_world(bundle, events, "fp32", tmp_path_factory.mktemp("floats"))
+    yield world
+    world.database.close()
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        *("pandas", "polars", "list of dicts", "list of dicts from JSON", "dict by dict", "dictionary columns"),
+        *("SQL by position", "SQL by name", "SQL whole row", "SQL by name, Arrow", "SQL whole row, pandas"),
+        *("SQL whole row, Parquet", "SQL row by row", "SQL constants", "SQL after UPDATE", "streamfm score"),
+    ],
+)
+def test_integers_that_came_as_floats_score_as_integers(floats: World, route: str) -> None:
+    integers = floats.scorer.score(make_events())
+    found = ROUTES[route](floats)
+    assert float(np.abs(found - integers[: len(found)]).max()) <= TOLERANCE
 
 
 def test_nan_is_null_to_sql_features_on_every_route(world: World) -> None:

@@ -16,7 +16,7 @@ from streamfm.explanation import Explanation, Parameters
 from streamfm.features import Feature
 from streamfm.rows import Columns
 from streamfm.scoring import Scorer
-from udfs.duckdb_types import Argument, is_row
+from udfs.duckdb_types import Argument, is_row, read_as, read_back
 
 Column: TypeAlias = "pa.Array | pa.ChunkedArray"
 
@@ -72,7 +72,7 @@ class Functions:
     """The functions of one version, as DuckDB calls them: each takes one-chunk Arrow columns and returns an array."""
 
     def __init__(self, serving: Serving, arguments: Sequence[Argument], derived: Sequence[str]) -> None:
-        """Functions that are given the inputs, as one struct or one by one, and then the SQL features."""
+        """Functions that are given what `read_as` says, the inputs, as one struct or one by one, and SQL features."""
         self.serving = serving
         self._arguments = tuple(arguments)
         self._of_row = (*(a.item.name for a in arguments), *derived)
@@ -109,16 +109,27 @@ class Functions:
         calls = zip(*(column.to_pylist() for column in kinds), strict=True)
         return pa.array([is_row(call, self._spec.inputs, self._arguments) for call in calls], pa.bool_())
 
+    def read_as(self, *kinds: Column) -> pa.Array:
+        """What the texts of a call are to be read back as."""
+        calls = zip(*(column.to_pylist() for column in kinds), strict=True)
+        return pa.array([read_as(call, self._spec.inputs, self._arguments) for call in calls], pa.string())
+
     def has_feature(self, names: Column) -> pa.Array:
         """True; raises for a name that is no feature's."""
         return pa.array([name is None or bool(self._feature(name)) for name in names.to_pylist()], pa.bool_())
 
     def _named(self, columns: Sequence[Column]) -> Columns:
-        arrays = [_one_chunk(column) for column in columns]
-        if not pa.types.is_struct(arrays[0].type):
-            return dict(zip(self._of_values, arrays, strict=True))
-        inputs = [_plain(child) for child in arrays[0].flatten()]
-        return dict(zip(self._of_row, [*inputs, *arrays[1:]], strict=True))
+        first, *arrays = [_one_chunk(column) for column in columns]
+        if pa.types.is_struct(arrays[0].type):
+            arrays = [*map(_plain, arrays[0].flatten()), *arrays[1:]]
+            named = dict(zip(self._of_row, arrays, strict=True))
+        else:
+            named = dict(zip(self._of_values, arrays, strict=True))
+        names = first[0].as_py() if len(first) else ""
+        for argument, name in zip(self._arguments, names.split(",") if names else (), strict=False):
+            if name:
+                named[argument.item.name] = read_back(named[argument.item.name], name)
+        return named
 
     def _feature(self, name: str) -> Feature:
         for feature in self._spec.features:

@@ -4,7 +4,7 @@ One macro answers calls by name, by position and with a whole row. Its body asks
 folds that away while it binds) and calls the function either way:
 
     CASE WHEN __is_row(typeof(user_id), typeof(ts))
-         THEN __score(row, hour(row.ts)) ELSE __score(user_id, hour(ts)) END
+         THEN __score(__read_as(...), row, hour(row.ts)) ELSE __score(__read_as(...), user_id, hour(ts)) END
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from streamfm.expressions import Expression, quoted
 from streamfm.features import FeatureSpec
 from udfs.duckdb_place import Place
-from udfs.duckdb_types import Argument, derived_values, row_value
+from udfs.duckdb_types import Argument, derived_values, row_for_sql, row_value
 
 MODELS = "deepfm_models"
 _INFO = "__deepfm_model_"
@@ -65,7 +65,7 @@ def statements(
     parameters = ", ".join(f"{quoted(item.name)} := NULL" for item in spec.inputs)
     comments = _comments(about)
     for what in ("score", "logit", "explain"):
-        body = _call(function(functions[what]), function(functions["is_row"]), spec, expressions, arguments)
+        body = _call(what, functions, spec, expressions, arguments)
         yield f"{place.create(names[what])}({parameters}) AS {body}"
         yield f"COMMENT ON MACRO {place.path(names[what])} IS {text(comments[what])}"
     known = f"{function(functions['has_feature'])}(feature)"
@@ -84,17 +84,20 @@ def drop_statements(name: str, place: Place) -> Iterator[str]:
 
 
 def _call(
-    function: str,
-    is_row: str,
+    what: str,
+    functions: Mapping[str, str],
     spec: FeatureSpec,
     expressions: Mapping[str, Expression],
     arguments: Sequence[Argument],
 ) -> str:
+    called, is_row, read_as = (function(functions[name]) for name in (what, "is_row", "read_as"))
     kinds = ", ".join(f'"system".main.typeof({quoted(item.name)})' for item in spec.inputs)
-    row = row_value(quoted(spec.inputs[0].name), arguments)
-    of_row = ", ".join([row, *derived_values(expressions, arguments, row)])
+    row = quoted(spec.inputs[0].name)
+    in_row = derived_values(expressions, arguments, row_for_sql(row, arguments))
+    of_row = ", ".join([row_value(row, arguments), *in_row])
     of_values = ", ".join([*(a.value for a in arguments if a.is_encoded), *derived_values(expressions, arguments, "")])
-    return f"CASE WHEN {is_row}({kinds}) THEN {function}({of_row}) ELSE {function}({of_values}) END"
+    read = f"{read_as}({kinds})"
+    return f"CASE WHEN {is_row}({kinds}) THEN {called}({read}, {of_row}) ELSE {called}({read}, {of_values}) END"
 
 
 def _comments(about: Mapping[str, object]) -> dict[str, str]:

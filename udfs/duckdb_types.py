@@ -1,47 +1,48 @@
-"""Which SQL types each input takes in a query, and how a value of it is carried to the encoder.
+"""How each input of a query is checked, and carried to the encoder, so that every way to call gives the same score.
 
-The rule is the same for a single value and for a column of a whole row, so that both give the same score:
+What an input takes is streamfm.features.accepted's rule. How values are carried:
 
-    the input is used as         accepted                                            carried as
-    category, list of categories VARCHAR, ENUM, UUID, integers, BOOLEAN, DATE,       itself; out of a row, its text
-                                 TIMESTAMP
-      declared FLOAT, DOUBLE     numbers                                             DOUBLE
+    the input is used as         given by itself            out of a whole row
+    category, list of categories itself; declared as text:  as its text
+                                 as its text
+      declared FLOAT, DOUBLE     DOUBLE                     DOUBLE
       or DECIMAL
-      declared TIMESTAMPTZ       TIMESTAMPTZ                                         itself
-    number                       numbers, BOOLEAN                                    DOUBLE
-    column of an SQL feature     its declared family only (integers for BIGINT, ...) the declared type
+      declared TIMESTAMPTZ       itself                     TIMESTAMPTZ
+    number                       DOUBLE                     DOUBLE
+    column of an SQL feature     the declared type          the declared type
 
-A FLOAT for a BIGINT category is refused, not rounded; an untyped NULL is accepted anywhere.
+The type out of a row is written down before the row's own types are known, and text holds them all. But SQL writes 1.0
+where the canonical text is '1', so `read_as` tells, once a query, what a text is to be read back as.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from streamfm.errors import DataError
 from streamfm.expressions import Expression, quoted, typed
 from streamfm.features import FeatureSpec, Input
+from streamfm.features.accepted import Use, accepted, of_sql, refusal, use_of
 
-_INTEGERS = frozenset(
-    f"{sign}{width}" for sign in ("", "U") for width in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
-)
-_NUMBERS = _INTEGERS | {"FLOAT", "DOUBLE", "DECIMAL"}
-_TEXTS = frozenset({"VARCHAR", "ENUM", "UUID"})
-_TIMES = frozenset({"DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS"})
-_CATEGORIES = _TEXTS | _INTEGERS | _TIMES | {"BOOLEAN"}
-_FAMILIES: Mapping[str, frozenset[str]] = {
-    "text": _TEXTS,
-    "integer": _INTEGERS,
-    "real": _NUMBERS,
-    "boolean": frozenset({"BOOLEAN"}),
-    "date": frozenset({"DATE"}),
-    "timestamp": _TIMES | {"TIMESTAMP_NS"},
-    "timestamptz": frozenset({"TIMESTAMPTZ"}),
+_UNLIKE_CANONICAL: Mapping[str, pa.DataType] = {
+    "FLOAT": pa.float32(),
+    "DOUBLE": pa.float64(),
+    "DECIMAL": pa.decimal256(76, 38),
+    "TIMESTAMP_NS": pa.timestamp("ns"),
 }
-_SPELLINGS = {"TIMESTAMP WITH TIME ZONE": "TIMESTAMPTZ", '"NULL"': "NULL"}
-_ARRAY = re.compile(r"\[\d*\]$")
+_READ_AS: Mapping[str, pa.DataType] = {
+    **_UNLIKE_CANONICAL,
+    **dict.fromkeys(("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"), pa.int64()),
+    **dict.fromkeys(("HUGEINT", "UBIGINT", "UHUGEINT"), pa.decimal256(76, 0)),
+    "BOOLEAN": pa.bool_(),
+    "DATE": pa.date32(),
+    **dict.fromkeys(("TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS"), pa.timestamp("us")),
+}
 _QUOTED_NAME = re.compile(r'"((?:[^"]|"")*)" (.*)', re.DOTALL)
 
 
@@ -52,82 +53,107 @@ class Argument:
     Attributes:
         item: The input.
         features: The names of the features made of it.
-        accepted: The SQL types it takes (of a list, its elements).
-        carrier: The SQL type in which it is taken out of a row.
-        is_number: Whether only numeric features are made of it.
-        is_encoded: Whether a feature is made of it directly, and not by SQL only.
+        uses: What it is used as.
     """
 
     item: Input
     features: tuple[str, ...]
-    accepted: frozenset[str]
-    carrier: str
-    is_number: bool
-    is_encoded: bool
+    uses: frozenset[Use]
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether a feature is made of it directly, and not by SQL only."""
+        return self.uses != {"sql"}
 
     @property
     def value(self) -> str:
         """The SQL that hands a value of this input, given by itself, to the encoder."""
-        source = quoted(self.item.name)
-        wanted = "DOUBLE" if self.is_number else {"text": "VARCHAR", "real": "DOUBLE"}.get(self.item.family)
-        if wanted is None:
-            return source
+        source, kind = quoted(self.item.name), self._encoded
         # ENUM becomes text here: as a dictionary it would be rebuilt for every 2,048 rows.
-        return f"TRY_CAST({source} AS {wanted}{'[]' if self.item.is_list else ''})"
+        return f"TRY_CAST({source} AS {self._as_list(kind)})" if kind == "DOUBLE" or self._is_text else source
+
+    @property
+    def carrier(self) -> str:
+        """The SQL type in which the encoder's value is taken out of a row."""
+        return self._as_list(self._encoded) if self.is_encoded else self.sql_carrier
+
+    @property
+    def sql_carrier(self) -> str:
+        """The SQL type in which the value for SQL features is taken out of a row."""
+        if "sql" not in self.uses:
+            return self.carrier
+        # As `typed` does: every route rounds by way of DOUBLE.
+        return "DOUBLE" if self.item.family == "real" and not self.item.is_list else self.item.type
+
+    def read_as(self, kind: str, *, in_row: bool) -> str:
+        """The name of the type to read a carried text of an SQL type back as; empty where it is canonical already."""
+        name = of_sql(kind).name
+        if self._encoded != "VARCHAR" or not self.is_encoded or not (in_row or self._is_text):
+            return ""
+        if "number" in self.uses:
+            # Without a column it is NULL, but a number all the same.
+            return name if name in _READ_AS else "DOUBLE"
+        is_text_enough = self.item.family in ("text", "integer", *of_sql(kind).families)
+        return name if name in (_UNLIKE_CANONICAL if is_text_enough else _READ_AS) else ""
 
     def refusal(self, kind: str) -> str | None:
         """Why a value of an SQL type cannot be given, or None when it can."""
-        base, is_list = _base(kind)
-        if base == "NULL" or (base in self.accepted and is_list == self.item.is_list):
+        expected = refusal(self.item, self.uses, of_sql(kind))
+        if expected is None:
             return None
-        expected = "a list" if self.item.is_list and not is_list else _spoken(self.accepted)
         made = ", ".join(repr(name) for name in self.features)
         shown = kind if len(kind) <= 60 else kind[:57] + "..."
         return f"input {self.item.name!r} (feature {made}): got {shown}, expected {expected}"
 
+    @property
+    def _encoded(self) -> str:
+        if self.uses - {"sql"} == {"number"}:
+            return "DOUBLE"
+        return {"real": "DOUBLE", "timestamptz": "TIMESTAMPTZ"}.get(self.item.family, "VARCHAR")
+
+    @property
+    def _is_text(self) -> bool:
+        return self.item.family == "text" and "number" not in self.uses
+
+    def _as_list(self, kind: str) -> str:
+        return kind + "[]" if self.item.is_list else kind
+
 
 def arguments_of(spec: FeatureSpec, expressions: Mapping[str, Expression]) -> tuple[Argument, ...]:
     """What each input that a feature uses takes, in the order of the specification."""
-    return tuple(found for item in spec.inputs if (found := _argument(item, spec, expressions)) is not None)
-
-
-def _argument(item: Input, spec: FeatureSpec, expressions: Mapping[str, Expression]) -> Argument | None:
-    derived = [name for name, expression in expressions.items() if item.name in expression.columns]
-    plain = [feature for feature in spec.features if not feature.sql and feature.input == item.name]
-    if not derived and not plain:
-        return None
-    kinds = {feature.kind for feature in plain}
-    family = _FAMILIES[item.family]
-    if derived or len(kinds) > 1 or (kinds != {"numeric"} and item.family in ("real", "timestamptz")):
-        accepted = family
-    else:
-        accepted = _NUMBERS | {"BOOLEAN"} if kinds == {"numeric"} else _CATEGORIES
-    return Argument(
-        item=item,
-        features=tuple(feature.name for feature in plain) + tuple(derived),
-        accepted=accepted,
-        carrier=_carrier(item, kinds, is_derived=bool(derived)),
-        is_number=kinds == {"numeric"},
-        is_encoded=bool(plain),
-    )
-
-
-def _carrier(item: Input, kinds: Collection[str], *, is_derived: bool) -> str:
-    if item.family in ("real", "timestamptz"):
-        carrier = {"real": "DOUBLE", "timestamptz": "TIMESTAMPTZ"}[item.family]
-    elif is_derived and item.family != "text":
-        return item.type
-    elif len(kinds) > 1:
-        # Read as a category and as a number: integers fit, and their digits stay.
-        carrier = "DECIMAL(38,0)" if item.family == "integer" else "BOOLEAN"
-    else:
-        carrier = "DOUBLE" if kinds == {"numeric"} else "VARCHAR"
-    return carrier + ("[]" if item.is_list else "")
+    found = []
+    for item in spec.inputs:
+        made = [
+            feature
+            for feature in spec.features
+            if item.name in (expressions[feature.name].columns if feature.sql else [feature.input])
+        ]
+        if made:
+            made.sort(key=lambda feature: bool(feature.sql))
+            names, uses = tuple(feature.name for feature in made), frozenset(map(use_of, made))
+            found.append(Argument(item=item, features=names, uses=uses))
+    return tuple(found)
 
 
 def row_value(row: str, arguments: Sequence[Argument]) -> str:
     """The SQL that takes the inputs out of a whole row, by name: others fall away, missing ones are NULL."""
-    return f"TRY_CAST({row} AS STRUCT({', '.join(f'{quoted(a.item.name)} {a.carrier}' for a in arguments)}))"
+    return _cast_row(row, {a.item.name: a.carrier for a in arguments})
+
+
+def row_for_sql(row: str, arguments: Sequence[Argument]) -> str:
+    """The same for SQL features: `row_value` itself, unless one of theirs is carried otherwise."""
+    return _cast_row(row, {a.item.name: a.sql_carrier for a in arguments})
+
+
+def _cast_row(row: str, carriers: Mapping[str, str]) -> str:
+    # All of them in either: DuckDB refuses a cast of a row that has none of the names.
+    return f"TRY_CAST({row} AS STRUCT({', '.join(f'{quoted(name)} {kind}' for name, kind in carriers.items())}))"
+
+
+def read_back(array: pa.Array, name: str) -> pa.Array:
+    """Texts that SQL made of values of a type, or lists of them, as that type again."""
+    kind = _READ_AS[name]
+    return pc.cast(array, pa.list_(kind) if pa.types.is_nested(array.type) else kind)
 
 
 def derived_values(expressions: Mapping[str, Expression], arguments: Sequence[Argument], row: str) -> Iterator[str]:
@@ -136,7 +162,7 @@ def derived_values(expressions: Mapping[str, Expression], arguments: Sequence[Ar
     Args:
         expressions: By feature.
         arguments: What `arguments_of` gave.
-        row: What `row_value` gave; empty when each input is given by itself.
+        row: What `row_for_sql` gave; empty when each input is given by itself.
     """
     source = f"({row})." if row else ""
     values = {a.item.name: typed(a.item, source + quoted(a.item.name)) for a in arguments}
@@ -150,18 +176,29 @@ def is_row(kinds: Sequence[str], inputs: Sequence[Input], arguments: Sequence[Ar
     Raises:
         DataError: A type that an input does not take, or a row together with single values; names the features.
     """
-    given = dict(zip((item.name for item in inputs), kinds, strict=True))
-    row = kinds[0] if kinds and kinds[0].startswith("STRUCT(") else None
-    if row is not None:
-        if any(kind != '"NULL"' for kind in kinds[1:]):
-            raise DataError("a whole row and single values in one call", hint="give either")
-        fields = {name.casefold(): kind for name, kind in struct_fields(row)}
-        given = {item.name: fields.get(item.name.casefold(), '"NULL"') for item in inputs}
-    refusals = [text for a in arguments if (text := a.refusal(given[a.item.name])) is not None]
+    in_row, given = _given(kinds, inputs)
+    if in_row and any(kind != '"NULL"' for kind in kinds[1:]):
+        raise DataError("a whole row and single values in one call", hint="give either")
+    refusals = {a: text for a in arguments if (text := a.refusal(given[a.item.name])) is not None}
     if refusals:
-        first = next(a for a in arguments if a.refusal(given[a.item.name]) is not None)
-        raise DataError("; ".join(refusals), hint=_hint(first, given[first.item.name]))
-    return row is not None
+        first = next(iter(refusals))
+        raise DataError("; ".join(refusals.values()), hint=_hint(first, given[first.item.name]))
+    return in_row
+
+
+def read_as(kinds: Sequence[str], inputs: Sequence[Input], arguments: Sequence[Argument]) -> str:
+    """What each argument's text is to be read back as, with commas between; empty when none is."""
+    in_row, given = _given(kinds, inputs)
+    names = [a.read_as(given[a.item.name], in_row=in_row) for a in arguments]
+    return ",".join(names) if any(names) else ""
+
+
+def _given(kinds: Sequence[str], inputs: Sequence[Input]) -> tuple[bool, dict[str, str]]:
+    """Whether it is a whole row, and the SQL type of what is given for each input."""
+    if kinds and kinds[0].startswith("STRUCT("):
+        fields = {name.casefold(): kind for name, kind in struct_fields(kinds[0])}
+        return True, {item.name: fields.get(item.name.casefold(), '"NULL"') for item in inputs}
+    return False, dict(zip((item.name for item in inputs), kinds, strict=True))
 
 
 def struct_fields(kind: str) -> Iterator[tuple[str, str]]:
@@ -187,31 +224,15 @@ def _field(text: str) -> tuple[str, str]:
     return name, kind
 
 
-def _base(kind: str) -> tuple[str, bool]:
-    element = _ARRAY.sub("", kind)
-    name = _SPELLINGS.get(element, element)
-    return name.split("(", maxsplit=1)[0], element != kind
-
-
-def _spoken(accepted: frozenset[str]) -> str:
-    rest, numbers = set(accepted), []
-    for group, name in ((_NUMBERS, "a number"), (_INTEGERS, "an integer")):
-        if group <= rest:
-            numbers.append(name)
-            rest -= group
-    order = ("VARCHAR", "ENUM", "UUID", "BOOLEAN", "DATE", "TIMESTAMP", "TIMESTAMPTZ")
-    names = [*numbers, *(name for name in order if name in rest)]
-    return ", ".join(names[:-1]) + " or " + names[-1] if len(names) > 1 else names[0]
-
-
 def _hint(argument: Argument, kind: str) -> str:
-    (base, is_list), item = _base(kind), argument.item
-    if base in ("STRUCT", "TUPLE"):
+    column, item = of_sql(kind), argument.item
+    if column.name in ("STRUCT", "TUPLE"):
         return "only the first argument may be a whole row, with named columns"
-    if item.is_list and not is_list:
+    if item.is_list and not column.is_list:
         return f"put single values into a list: [{item.name}]"
-    if {base, item.type} == {"TIMESTAMP", "TIMESTAMPTZ"}:
+    zoned = {"timestamptz"}
+    if (item.family == "timestamptz" and column.families & {"timestamp", "date"}) or (
+        column.families == zoned and accepted(item, argument.uses) != zoned
+    ):
         return f"a cast would go by the session's TimeZone; say which one: {item.name} AT TIME ZONE 'UTC'"
-    if item.family == "text" and base in _NUMBERS and "BIGINT" in argument.accepted:
-        return f"cast it to what training saw, {item.name}::BIGINT or {item.name}::VARCHAR"
     return f"cast it: {item.name}::{item.type}"

@@ -14,10 +14,10 @@ import pyarrow as pa
 from pyarrow import types
 
 from streamfm.data.sources import Source
-from streamfm.encoder.category import canonical
 from streamfm.errors import DataError
 from streamfm.expressions import Deriver
 from streamfm.features import Feature, FeatureSpec
+from streamfm.features.accepted import of_arrow, refusal, use_of
 
 MAX_TEXT_BYTES = 1 << 20
 """A longer category is a mistake: a page, a file, a broken line of CSV."""
@@ -122,16 +122,19 @@ def _check_types(source: Source, spec: FeatureSpec, deriver: Deriver, inputs: tu
     listed = ", ".join(f"{source.column(name)} AS c{i}" for i, name in enumerate([*inputs, spec.label, *optional]))
     kinds = dict(zip([*inputs, spec.label, *optional], source.schema(source.select(listed)).types, strict=True))
     for feature in spec.features:
-        if not feature.sql and (refusal := _refusal(feature, kinds[feature.input])):
-            declared = spec.input(feature.input).type
-            message = f"{source.name}: column {feature.input!r} holds {_type_of(source, feature.input)}: {refusal}"
-            raise DataError(message, hint=f"cast it to {declared}, or change the feature {feature.name!r}")
+        if feature.sql:
+            continue
+        item = spec.input(feature.input)
+        if expected := refusal(item, [use_of(feature)], of_arrow(kinds[item.name])):
+            found = f"{source.name}: column {item.name!r} holds {_type_of(source, item.name)}"
+            message = f"{found}: feature {feature.name!r} is {feature.kind}, expected {expected}"
+            raise DataError(message, hint=f"cast it to {item.type}, or change the feature {feature.name!r}")
     try:
         deriver.derive({name: pa.array([], kinds[name]) for name in inputs}, 0)
     except DataError as error:
         raise DataError(f"{source.name}: {error.message}", hint=error.hint) from error
     for name in (spec.label, spec.weight):
-        if name and not _is_number(kinds[name]):
+        if name and not of_arrow(kinds[name]).is_number():
             column = source.column(name)
             hint = f"cast it in SQL: SELECT * REPLACE (CAST({column} AS INTEGER) AS {column}) FROM ..."
             message = f"{source.name}: column {name!r} holds {_type_of(source, name)}, expected numbers"
@@ -145,27 +148,6 @@ def _check_types(source: Source, spec: FeatureSpec, deriver: Deriver, inputs: tu
 def _type_of(source: Source, name: str) -> str:
     kinds = {column.casefold(): kind for column, kind in source.columns.items()}
     return kinds[name.casefold()]
-
-
-def _refusal(feature: Feature, kind: pa.DataType) -> str | None:
-    """Why a feature cannot be made of an Arrow type."""
-    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    if types.is_null(kind):
-        return None
-    if is_list != (feature.kind == "multivalued"):
-        return f"feature {feature.name!r} is {feature.kind}, expected {'a list' if not is_list else 'single values'}"
-    if feature.kind == "numeric":
-        return None if _is_number(kind) else f"feature {feature.name!r} is numeric, expected numbers"
-    try:
-        canonical(pa.array([], kind.value_type if is_list else kind))
-    except DataError as error:
-        return f"feature {feature.name!r}: {error.message}"
-    return None
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    numbers = (types.is_integer, types.is_floating, types.is_decimal, types.is_boolean, types.is_null)
-    return any(is_kind(kind) for is_kind in numbers)
 
 
 def _label_rules(source: Source, spec: FeatureSpec) -> Iterator[_Rule]:

@@ -94,7 +94,8 @@ def as_declared(array: pa.Array, declared: str) -> pa.Array:
     if kind == _ARROW_TYPES.get(declared):
         return array
     if declared in _TO_REAL and (is_number(kind) or types.is_boolean(kind)):
-        return _CAST.call([array], _TO_REAL[declared])
+        # By way of float64, as in SQL: Arrow's own step from a decimal to float32 rounds otherwise.
+        return _CAST.call([as_double(array) if types.is_decimal(kind) else array], _TO_REAL[declared])
     if declared == "BOOLEAN" and is_number(kind):
         return pc.not_equal(_without_nan(as_double(array)), 0.0)
     if declared == "DATE" and types.is_timestamp(kind):

@@ -14,28 +14,18 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-from pyarrow import types
 
 from streamfm.errors import DataError, SpecError
 from streamfm.expressions.checking import Expression
 from streamfm.expressions.checking import check as check_sql
 from streamfm.features import Feature, FeatureSpec, Input
+from streamfm.features.accepted import of_arrow, refusal
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 __all__ = ["Deriver", "Expression", "check", "expressions_of", "private_connection", "quoted", "typed"]
 
-# What each declared family takes from Arrow. The rest is refused: a cast that guesses would differ between routes.
-_ACCEPTED: dict[str, tuple[str, ...]] = {
-    "text": ("text", "integer", "boolean"),
-    "integer": ("integer", "real", "text", "boolean"),
-    "real": ("real", "integer", "boolean"),
-    "boolean": ("boolean",),
-    "date": ("date",),
-    "timestamp": ("timestamp", "date"),
-    "timestamptz": ("timestamp", "date"),
-}
 _NUMBERS = {
     *("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"),
     *("FLOAT", "DOUBLE", "BOOLEAN"),
@@ -154,8 +144,9 @@ class Deriver:
             array = columns.get(item.name)
             if array is None:
                 array = pa.nulls(rows)
-            elif not _accepts(item, array.type):
-                msg = f"input {item.name!r} ({item.type}) is used by SQL features, but its column holds {array.type}"
+            elif expected := refusal(item, ["sql"], of_arrow(array.type)):
+                used = f"input {item.name!r} ({item.type}) is used by SQL features"
+                msg = f"{used}, but its column holds {array.type}, expected {expected}"
                 raise DataError(msg, hint=f"cast the column to {item.type}")
             elif item.family == "text":
                 _check_utf8(item, array)
@@ -233,27 +224,3 @@ def _check_utf8(item: Input, array: pa.Array | pa.ChunkedArray) -> None:
         array.validate(full=True)
     except pa.ArrowInvalid as error:
         raise DataError(f"input {item.name!r}: {error}", hint="decode its bytes to UTF-8 text first") from error
-
-
-def _accepts(item: Input, kind: pa.DataType) -> bool:
-    if item.is_list:
-        lists = (types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view)
-        return types.is_null(kind) or any(is_list(kind) for is_list in lists)
-    return types.is_null(kind) or _family(kind) in _ACCEPTED[item.family]
-
-
-def _family(kind: pa.DataType) -> str:
-    if types.is_dictionary(kind):
-        return _family(kind.value_type)
-    for name, is_kind in (
-        ("integer", types.is_integer),
-        ("real", types.is_floating),
-        ("real", types.is_decimal),
-        ("boolean", types.is_boolean),
-        ("date", types.is_date),
-        ("timestamp", types.is_timestamp),
-    ):
-        if is_kind(kind):
-            return name
-    is_text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-    return "text" if is_text else "other"

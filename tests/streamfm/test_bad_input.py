@@ -175,7 +175,7 @@ def test_columns_that_are_not_there_are_named_at_once(tmp_path: Path) -> None:
         (
             "price",
             ["1"] * ROWS,
-            "column 'price' holds VARCHAR: feature 'price' is numeric, expected numbers",
+            "column 'price' holds VARCHAR: feature 'price' is numeric, expected a number or BOOLEAN",
             "to DOUBLE",
         ),
         (
@@ -190,8 +190,18 @@ def test_columns_that_are_not_there_are_named_at_once(tmp_path: Path) -> None:
             "column 'user' holds VARCHAR[]: feature 'user' is categorical, expected single",
             "VARCHAR",
         ),
-        ("user", [{"a": 1}] * ROWS, "column 'user' holds STRUCT(a BIGINT): feature 'user': values of type", "VARCHAR"),
-        ("user", [b"u"] * ROWS, "column 'user' holds BLOB: feature 'user': values of type binary", "VARCHAR"),
+        (
+            "user",
+            [{"a": 1}] * ROWS,
+            "column 'user' holds STRUCT(a BIGINT): feature 'user' is categorical, expected a number, VARCHAR",
+            "VARCHAR",
+        ),
+        (
+            "user",
+            [b"u"] * ROWS,
+            "column 'user' holds BLOB: feature 'user' is categorical, expected a number, VARCHAR",
+            "VARCHAR",
+        ),
         (
             "ts",
             ["noon"] * ROWS,

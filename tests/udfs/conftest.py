@@ -80,6 +80,11 @@ VALUES = {
     "seen_hour": [str(number) for number in range(24)],
     "weekday": ["weekend", "ann_Friday", "bob_Monday"],
     "genres": ["puzzle", "racing", "music"],
+    "anything": [
+        *("0", "1", "1.0", "2.5", "-7", "0.1", "0.0000001", "-0.05", "inf", "true", "false", "", "nan"),
+        *("100000000000000000000", "1152921504606846976", "9007199254740993", "9007199254740992"),
+        *("2026-01-02", "2026-01-02 00:00:00", "2026-01-02 00:00:00.5"),
+    ],
 }
 ROWS = """
     SELECT i AS id, ['ann', 'bob', 'Cem', 'dörte', 'new', NULL][i % 6 + 1] AS user, (i * 7 % 60)::BIGINT AS item,
@@ -133,7 +138,8 @@ def write_bundle(target: Path, *, seed: int = 0, spec: str = SPEC, name: str = "
 
 def _write_vocabularies(writer: VocabularyWriter, spec: FeatureSpec):
     statistics = {}
-    for feature in spec.features:
+    # Features may share a table: their values are added once.
+    for feature in {feature.table: feature for feature in spec.features}.values():
         if feature.kind == "numeric":
             writer.add_rows(feature.table, "number", 3)
             statistics[feature.name] = NumericStatistics(mean=1.0, deviation=2.0)
