@@ -13,22 +13,23 @@ FEATURES = (
     "user_id", "app_id", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city",
 )  # fmt: skip
 
+FOLDER = Path(__file__).resolve().parents[2] / "shared" / "data" / "frappe"
+
 PUBLISHED: dict[str, Any] = {"average": False, "plateau_patience": 1, "unknown_share": 0, "null_share": 0}
 """Where training as published (BARS, DeepFM on Frappe_x1) differs from `TrainSettings`' defaults."""
 
 
-def frappe_spec() -> FeatureSpec:
-    """Label and ten categorical features."""
-    inputs = "".join(f'{name} = "VARCHAR"\n' for name in FEATURES[:-1]) + 'city = "INTEGER"\n'
+def frappe_spec(*, city: str = "INTEGER") -> FeatureSpec:
+    """Label and ten categorical features, of texts but for the city, whose SQL type is given."""
+    inputs = "".join(f'{name} = "VARCHAR"\n' for name in FEATURES[:-1]) + f'city = "{city}"\n'
     features = "".join(f'[features.{name}]\nkind = "categorical"\n' for name in FEATURES)
     return FeatureSpec.from_toml(f'format = 1\nlabel = "label"\n[inputs]\n{inputs}{features}')
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """An argument parser that asks where the files are."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data" / "frappe"
     arguments = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--data", type=Path, default=beside, help="folder of {train,valid,test}.parquet")
+    arguments.add_argument("--data", type=Path, default=FOLDER, help="folder of {train,valid,test}.parquet")
     arguments.add_argument("--threads", type=int, default=2)
     return arguments
 

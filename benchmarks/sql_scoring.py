@@ -21,29 +21,26 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import duckdb
 import numpy as np
-import onnx
 import onnxruntime
 import pyarrow as pa
 import torch
+from _frappe import FEATURES, FOLDER, frappe_spec
 from _report import report
-from safetensors.numpy import save_file
 from sklearn.preprocessing import OrdinalEncoder
 
-from streamfm.bundle import BundleWriter, LayoutFacts, Manifest
 from streamfm.data import fit_vocabularies
 from streamfm.encoder import Encoded, Encoder
-from streamfm.export.graph import BatchNorm, Dense, Network, build_graph, build_int8_graph, calibrate, folded
-from streamfm.features import FeatureSpec
+from streamfm.export import Provenance, Sample, Trained, export_bundle
 from streamfm.model import DeepFM, ModelSettings
 from streamfm.scoring import MODEL_FILES, Precision
 from udfs.duckdb_udf import register
 
-FRAPPE = Path(__file__).resolve().parents[2] / "shared" / "data" / "frappe" / "train.parquet"
 CARDINALITIES = {
     "user_id": 957, "app_id": 4082, "daytime": 7, "weekday": 7, "isweekend": 2, "homework": 3, "cost": 2,
     "weather": 9, "country": 80, "city": 233,
@@ -51,8 +48,7 @@ CARDINALITIES = {
 CHUNK_ROWS = 2048
 ROW_GROUP_ROWS = 122_880
 SETTINGS = ModelSettings(factors=10, hidden=(400, 400, 400))
-NAMES = tuple(CARDINALITIES)
-ARGUMENTS = ", ".join(NAMES)
+ARGUMENTS = ", ".join(FEATURES)
 
 
 def frappe_like(rows: int) -> pa.Table:
@@ -68,10 +64,11 @@ def frappe_like(rows: int) -> pa.Table:
 
 def read_events(rows: int) -> tuple[pa.Table, str]:
     """Frappe, repeated to so many rows, or what looks like it; and which of them."""
-    if not FRAPPE.exists():
+    file = FOLDER / "train.parquet"
+    if not file.exists():
         return frappe_like(rows), "synthetic"
-    columns = ", ".join(f"{name}::VARCHAR AS {name}" for name in NAMES)
-    once = duckdb.sql(f"SELECT label, {columns} FROM '{FRAPPE}'").to_arrow_table()
+    columns = ", ".join(f"{name}::VARCHAR AS {name}" for name in FEATURES)
+    once = duckdb.sql(f"SELECT label, {columns} FROM '{file}'").to_arrow_table()
     tiled = pa.concat_tables([once] * -(-rows // len(once)))
     return tiled.slice(0, rows), "frappe"
 
@@ -89,51 +86,17 @@ def trained_model(encoder: Encoder) -> DeepFM:
     return model.eval()
 
 
-def network_of(model: DeepFM) -> Network:
-    """The same as plain arrays, batch norm folded away."""
-    layers: list[Dense] = []
-    for layer in model.deep or ():
-        if isinstance(layer, torch.nn.Linear):
-            layers.append(Dense(weight=layer.weight.detach().numpy().T.copy(), bias=layer.bias.detach().numpy()))
-        elif isinstance(layer, torch.nn.BatchNorm1d):
-            mean, variance = layer.running_mean.numpy(), layer.running_var.numpy()
-            scale, shift = layer.weight.detach().numpy(), layer.bias.detach().numpy()
-            norm = BatchNorm(mean=mean, variance=variance, scale=scale, shift=shift, epsilon=layer.eps)
-            layers[-1] = folded(layers[-1], norm)
-    table, bias = model.table.detach().numpy(), float(model.bias.detach())
-    return Network(layout=model.layout, task="binary", table=table, bias=bias, layers=tuple(layers))
-
-
 def write_bundle(target: Path, events: pa.Table) -> tuple[Path, DeepFM]:
     """A bundle and the torch model that it holds."""
-    lines = ["format = 1", 'label = "label"', "[inputs]", *(f'{name} = "VARCHAR"' for name in NAMES)]
-    lines += [f'[features.{name}]\nkind = "categorical"' for name in NAMES]
-    spec = FeatureSpec.from_toml("\n".join(lines))
-    with BundleWriter(target) as writer:
-        writer.path("features.toml").write_text(spec.to_toml(), encoding="utf-8")
-        encoder = Encoder(spec, fit_vocabularies(events, spec, writer.path("vocabulary")))
-        model = trained_model(encoder)
-        network = network_of(model)
-        sample = events.slice(0, 20_000)
-        scales = calibrate(network, encoder.encode({name: sample[name] for name in NAMES}, len(sample)))
-        onnx.save(build_graph(network), writer.path("model.onnx"))
-        onnx.save(build_int8_graph(network, scales), writer.path("model.int8.onnx"))
-        save_file(
-            {"table": network.table, "bias": np.array([network.bias], np.float32)}, writer.path("weights.safetensors")
-        )
-        facts = LayoutFacts(
-            slots=encoder.layout.slots, rows=encoder.layout.rows, factors=10, hidden=SETTINGS.hidden, weighted=False
-        )
-        writer.commit(
-            Manifest(
-                name="frappe",
-                created_at="2026-01-31T12:00:00+00:00",
-                spec_fingerprint=spec.fingerprint,
-                task="binary",
-                layout=facts,
-                libraries={"streamfm": "0"},
-            )
-        )
+    spec = frappe_spec(city="VARCHAR")
+    vocabularies = fit_vocabularies(events, spec, target.with_name("vocabulary"))
+    encoder = Encoder(spec, vocabularies)
+    model = trained_model(encoder)
+    sample = events.slice(0, 20_000).combine_chunks()
+    rows = encoder.encode({name: sample[name] for name in FEATURES}, len(sample))
+    proof = Sample(rows=rows, labels=sample["label"].to_numpy())
+    trained = Trained(model=model, spec=spec, vocabularies=vocabularies, proof=proof, calibration=rows)
+    export_bundle(target, trained, Provenance(name="frappe", created_at=datetime(2026, 1, 31, tzinfo=UTC)))
     return target, model
 
 
@@ -179,7 +142,7 @@ def by_pandas(con: duckdb.DuckDBPyConnection, encoder: OrdinalEncoder, bases: np
     """What people do today; the sum of the scores."""
     frame = con.sql("SELECT * FROM events").df()
     # Unknown becomes -1, the row before the first value's.
-    ids = encoder.transform(frame[list(NAMES)]).astype(np.int32) + bases
+    ids = encoder.transform(frame[list(FEATURES)]).astype(np.int32) + bases
     with torch.inference_mode():
         parts = [torch.sigmoid(model(part)) for part in torch.from_numpy(ids).split(8192)]
     frame["score"] = torch.cat(parts).numpy()
@@ -195,13 +158,13 @@ def by_sql(con: duckdb.DuckDBPyConnection, name: str) -> float:
 
 def fitted_encoder(events: pa.Table, model: DeepFM, ours: Encoder) -> tuple[OrdinalEncoder, np.ndarray]:
     """scikit-learn's encoder with the vocabulary's order, so that the same torch model reads its codes; and bases."""
-    categories = [ours.vocabularies.values(name)["value"].to_numpy() for name in NAMES]
+    categories = [ours.vocabularies.values(name)["value"].to_numpy() for name in FEATURES]
     encoder = OrdinalEncoder(
         categories=[np.asarray(values, dtype=object) for values in categories],
         handle_unknown="use_encoded_value",
         unknown_value=-1,
     )
-    encoder.fit(events.slice(0, 100).select(list(NAMES)).to_pandas().astype(object))
+    encoder.fit(events.slice(0, 100).select(list(FEATURES)).to_pandas().astype(object))
     return encoder, model.layout.null_rows.astype(np.int32) + 2
 
 
@@ -280,7 +243,7 @@ def main() -> None:
         con.execute("CREATE TABLE events AS SELECT * FROM events")
         registration = register(con, bundle)
         ours = registration.scorer.encoder
-        encoded = ours.encode({name: events[name].combine_chunks() for name in NAMES}, rows)
+        encoded = ours.encode({name: events[name].combine_chunks() for name in FEATURES}, rows)
         bare = {precision: Bare(bundle, precision, encoded) for precision in ("fp32", "int8")}
         for precision in bare:
             register(con, bundle, precision, precision=precision)
