@@ -21,11 +21,8 @@ from streamfm.settings import ModelSettings, TrainSettings
 
 if TYPE_CHECKING:
     from streamfm.export import ExportSettings
-    from streamfm.features import FeatureSpec
     from streamfm.pipeline import TrainedBundle
     from streamfm.registry import Registry, VersionInfo
-
-__all__ = ["TrainingProgress", "print_evaluation", "train"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,8 +169,6 @@ def _train(request: _Request, bundle: Path, name: str) -> TrainedBundle:
         memory_limit=request.memory_limit,
     )
     valid, test = request.rows.valid, request.rows.test
-    if test is not None:
-        _check_now(test, spec, request.memory_limit)
     with TrainingProgress() as progress:
         return train_bundle(spec, request.data, bundle, valid=valid, test=test, settings=how, progress=progress)
 
@@ -182,15 +177,6 @@ def _without_int8() -> ExportSettings:
     from streamfm.export import ExportSettings
 
     return ExportSettings(int8=False)
-
-
-def _check_now(test: str, spec: FeatureSpec, memory_limit: str) -> None:
-    """Refuse rows to test on before hours of training, not after."""
-    from streamfm.data.labelled_rows import LabelledRows
-    from streamfm.data.sources import open_source
-
-    with open_source(test, inputs=spec.inputs, memory_limit=memory_limit) as source:
-        LabelledRows(source, spec)
 
 
 @contextmanager

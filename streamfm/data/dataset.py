@@ -11,6 +11,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamfm.data.batches import Batch, RowSelection, batches_in_order, shuffled_batches
+from streamfm.data.full_disk import full_disk_told
 from streamfm.encoder import Encoded, Layout
 from streamfm.errors import DataError
 from streamfm.files import token
@@ -178,16 +180,20 @@ class DatasetWriter:
         self._files: dict[str, IO[bytes]] = {}
 
     def __enter__(self) -> Self:
-        """Create the files."""
+        """Create the files.
+
+        Raises:
+            DataError: The disk is full.
+        """
         try:
-            self._temporary.mkdir(parents=True)
-            for name in self._names:
-                self._files[name] = (self._temporary / f"{name}.npy").open("wb")
-                self._files[name].write(b"\0" * _HEADER_BYTES)
+            with full_disk_told(self.folder):
+                self._temporary.mkdir(parents=True)
+                for name in self._names:
+                    self._files[name] = (self._temporary / f"{name}.npy").open("wb")
+                    self._files[name].write(b"\0" * _HEADER_BYTES)
         except BaseException:
             # Nobody calls __exit__ for a block that was not entered.
-            self._close_files()
-            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._abandon()
             raise
         return self
 
@@ -195,8 +201,7 @@ class DatasetWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove what was not finished."""
-        self._close_files()
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._abandon()
 
     def append(
         self,
@@ -210,7 +215,8 @@ class DatasetWriter:
         """Add rows.
 
         Raises:
-            DataError: A column that was not announced, is missing, or has another length than the ids.
+            DataError: A column that was not announced, is missing, or has another length than the ids; or the disk is
+                full.
         """
         given = {
             "ids": encoded.ids,
@@ -228,23 +234,31 @@ class DatasetWriter:
         for name, column in columns.items():
             if column.shape != shapes[name]:
                 raise DataError(f"{self.folder}: {name} of shape {column.shape}, expected {shapes[name]}")
-        for name, column in columns.items():
-            self._files[name].write(np.ascontiguousarray(column, _TYPES[name]).data)
+        with full_disk_told(self.folder):
+            for name, column in columns.items():
+                self._files[name].write(np.ascontiguousarray(column, _TYPES[name]).data)
         self._rows += count
 
     def finish(self) -> EncodedDataset:
         """Give the dataset its name, and open it.
 
         Raises:
-            DataError: No row was appended.
+            DataError: No row was appended, or the disk is full.
         """
         if not self._rows:
             raise DataError(f"{self.folder}: no rows to train on or to evaluate")
+        with full_disk_told(self.folder):
+            self._complete()
+        self._temporary.rename(self.folder)
+        return EncodedDataset.open(self.folder)
+
+    def _complete(self) -> None:
+        """Write what is known only now: the files' headers and the description."""
         shapes = _shapes(self._names, self._rows, self._layout.slots)
         for name, file in self._files.items():
             file.seek(0)
             file.write(_header(_TYPES[name], shapes[name]))
-        self._close_files()
+            file.close()
         description = {
             "format": FORMAT_VERSION,
             "rows": self._rows,
@@ -253,12 +267,13 @@ class DatasetWriter:
             "columns": self._names,
         }
         (self._temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
-        self._temporary.rename(self.folder)
-        return EncodedDataset.open(self.folder)
 
-    def _close_files(self) -> None:
+    def _abandon(self) -> None:
         for file in self._files.values():
-            file.close()
+            # Closing writes what is still in memory, which a full disk refuses once more.
+            with suppress(OSError):
+                file.close()
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import duckdb
 import pyarrow as pa
 
+from streamfm.data.full_disk import HINT, is_full
 from streamfm.data.interruptible import is_query_interrupted
 from streamfm.errors import DataError
 
@@ -52,6 +53,8 @@ def _translated(name: str, error: Exception) -> DataError:
         hint = "declare the column's type in [inputs], or mend the value"
     elif "unicode" in first.lower() or "utf-8" in first.lower() or "utf8" in first.lower():
         hint = "save it as UTF-8, or read it with SQL: read_csv('...', encoding = 'latin-1')"
+    elif is_full(error):
+        hint = HINT
     elif isinstance(error, duckdb.OutOfMemoryException) or "Out of Memory" in text:
         hint = "raise memory_limit"
     return DataError(f"{place}: {first}", hint=hint)

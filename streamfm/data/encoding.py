@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from streamfm.data.checks import check_labels_differ
 from streamfm.data.dataset import DatasetWriter, EncodedDataset
+from streamfm.data.full_disk import full_disk_told
 from streamfm.data.labelled_rows import LabelledRows, open_labelled
 from streamfm.data.scaling import numeric_statistics
 from streamfm.data.sources import SourceLike
@@ -38,8 +39,8 @@ def fit_vocabularies(rows: SourceLike | LabelledRows, spec: FeatureSpec, folder:
     the same category; of a list only the values that the encoder keeps count. The commonest comes first.
 
     Raises:
-        DataError: The folder exists, all labels are equal, a feature's values cannot be categories, or as
-            `open_labelled`; names the file, column and row, or the feature.
+        DataError: The folder exists, all labels are equal, a feature's values cannot be categories, the disk is full,
+            or as `open_labelled`; names the file, column and row, the feature, or the folder.
     """
     with open_labelled(rows, spec) as labelled:
         check_labels_differ(labelled.source, spec)
@@ -49,8 +50,9 @@ def fit_vocabularies(rows: SourceLike | LabelledRows, spec: FeatureSpec, folder:
         except FileExistsError as error:
             raise DataError(f"{folder}: exists already, expected a new folder for vocabularies") from error
         try:
-            _add_tables(writer, labelled, statistics)
-            return writer.finish(statistics)
+            with full_disk_told(Path(folder)):
+                _add_tables(writer, labelled, statistics)
+                return writer.finish(statistics)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -62,8 +64,8 @@ def encode_dataset(
     """The rows, encoded, in a new folder; nothing is left there when it fails.
 
     Raises:
-        DataError: The folder exists and is not empty, a value that its feature cannot use, or as `open_labelled`;
-            names the file, column and row, or the feature.
+        DataError: The folder exists and is not empty, a value that its feature cannot use, the disk is full, or as
+            `open_labelled`; names the file, column and row, the feature, or the folder.
     """
     spec = encoder.spec
     options = {"sample_weights": bool(spec.weight), "groups": bool(spec.group), "times": bool(spec.event_time)}

@@ -2,7 +2,6 @@
 
     trained = train("features.toml", "events.parquet", "models/new")
     trained.evaluation.measure("auc").value
-    evaluate("models/new", "later.parquet").features
 
 Everything on the way, vocabularies and encoded rows, lies in a temporary folder that is gone at the end, however that
 comes.
@@ -12,11 +11,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -25,17 +24,17 @@ from streamfm.data import encode_dataset, fit_vocabularies
 from streamfm.data.checks import check_labels_differ
 from streamfm.data.dataset import EncodedDataset
 from streamfm.data.labelled_rows import LabelledRows
-from streamfm.data.sources import Source, SourceLike, open_source
+from streamfm.data.sources import SourceLike, open_source
 from streamfm.data.splitting import split
 from streamfm.encoder import Encoded, Encoder
+from streamfm.encoder.vocabulary import Vocabularies
 from streamfm.errors import SpecError, StreamFMError
 from streamfm.evaluation import Evaluation
 from streamfm.features import FeatureSpec
-from streamfm.pipeline.evaluation import BundleEvaluation, evaluate, measured
+from streamfm.pipeline.evaluation import measured
 from streamfm.pipeline.progress import NoProgress, PipelineProgress
+from streamfm.pipeline.room import bundle_sizes, room_held
 from streamfm.settings import TrainReport, TrainSettings
-
-__all__ = ["BundleEvaluation", "PipelineProgress", "PipelineSettings", "TrainedBundle", "evaluate", "train"]
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -127,7 +126,7 @@ def train(
     Raises:
         SpecError: The specification cannot be used.
         DataError: The rows cannot be used; names the file, column and row, or the feature.
-        BundleError: The bundle cannot be written there.
+        BundleError: The bundle cannot be written there, or the disk has no room for it; told before training.
         ParityError: The exported network does not answer as the trained one.
         StreamFMError: torch is not installed.
         KeyboardInterrupt: Ctrl-C before there was a model, or with `on_interrupt` "discard".
@@ -139,8 +138,16 @@ def train(
     BundleWriter(out)
     with tempfile.TemporaryDirectory(prefix="streamfm-", dir=settings.folder) as folder:
         run = _Run(spec, Path(out), settings, progress or NoProgress(), Path(folder))
-        with run.opened(rows, valid) as (train_rows, valid_rows):
-            return run.train(train_rows, valid_rows, test, now or datetime.now(UTC))
+        with run.opened(rows, valid, test) as opened:
+            return run.train(opened, now or datetime.now(UTC))
+
+
+class _Rows(NamedTuple):
+    """Rows, checked."""
+
+    train: LabelledRows
+    valid: LabelledRows
+    test: LabelledRows | None
 
 
 class _Run:
@@ -153,39 +160,43 @@ class _Run:
         self._settings = replace(settings, training=replace(settings.training, objective=spec.task))
 
     @contextmanager
-    def opened(self, rows: SourceLike, valid: SourceLike | None) -> Iterator[tuple[LabelledRows, LabelledRows]]:
-        """The rows to train on and those to validate on, checked."""
-        with self._open(rows) as source:
-            labelled = LabelledRows(source, self._spec)
-            check_labels_differ(source, self._spec)
+    def opened(self, rows: SourceLike, valid: SourceLike | None, test: SourceLike | None) -> Iterator[_Rows]:
+        """All rows, checked: what cannot be used is told before training."""
+        with ExitStack() as stack:
+            labelled = self._open(rows, stack)
+            check_labels_differ(labelled.source, self._spec)
+            tested = None if test is None else self._open(test, stack)
             if valid is None:
                 fraction, seed = self._settings.valid_fraction, self._settings.training.seed
-                held = split(source, self._spec, valid_fraction=fraction, seed=seed)
-                yield labelled.part(held[0]), labelled.part(held[1])
-                return
-            with self._open(valid) as other:
-                yield labelled, LabelledRows(other, self._spec)
+                held = split(labelled.source, self._spec, valid_fraction=fraction, seed=seed)
+                labelled, validated = labelled.part(held[0]), labelled.part(held[1])
+            else:
+                validated = self._open(valid, stack)
+            if self._spec.task == "binary":
+                check_labels_differ(validated.source, self._spec)
+            yield _Rows(labelled, validated, tested)
 
-    def _open(self, rows: SourceLike) -> AbstractContextManager[Source]:
+    def _open(self, rows: SourceLike, stack: ExitStack) -> LabelledRows:
         limit = self._settings.memory_limit
-        return open_source(rows, inputs=self._spec.inputs, memory_limit=limit, folder=self._folder)
+        source = open_source(rows, inputs=self._spec.inputs, memory_limit=limit, folder=self._folder)
+        return LabelledRows(stack.enter_context(source), self._spec)
 
-    def train(
-        self, train_rows: LabelledRows, valid_rows: LabelledRows, test: SourceLike | None, now: datetime
-    ) -> TrainedBundle:
-        if self._spec.task == "binary":
-            check_labels_differ(valid_rows.source, self._spec)
-        self._progress.stage("counting", 0, train_rows.source.rows)
-        vocabularies = fit_vocabularies(train_rows, self._spec, self._folder / "vocabulary")
+    def train(self, rows: _Rows, now: datetime) -> TrainedBundle:
+        self._progress.stage("counting", 0, rows.train.source.rows)
+        vocabularies = fit_vocabularies(rows.train, self._spec, self._folder / "vocabulary")
         encoder = Encoder(self._spec, vocabularies)
-        with (
-            self._encoded(train_rows, encoder, "training rows") as train_set,
-            self._encoded(valid_rows, encoder, "validation rows") as valid_set,
-        ):
-            model, report = self._fit(encoder, train_set, valid_set)
-            evaluation = self._evaluated(model, valid_set)
-            tested = None if test is None else self._tested(model, encoder, test)
-            facts = self._facts(report, train_rows, valid_rows) | {"model": asdict(model.settings)}
+        with ExitStack() as stack:
+            train_set = stack.enter_context(self._encoded(rows.train, encoder, "training rows"))
+            valid_set = stack.enter_context(self._encoded(rows.valid, encoder, "validation rows"))
+            test_set = None
+            if rows.test is not None:
+                test_set = stack.enter_context(self._encoded(rows.test, encoder, "test rows"))
+            model = self._model(encoder)
+            with room_held(self._out, self._sizes(model, vocabularies)):
+                report = self._fit(model, train_set, valid_set)
+                evaluation = self._evaluated(model, valid_set)
+                tested = None if test_set is None else self._evaluated(model, test_set)
+            facts = self._facts(report, rows) | {"model": asdict(model.settings)}
             metrics = {"validation": evaluation.to_dict()} | ({"test": tested.to_dict()} if tested else {})
             provenance = self._provenance(now, metrics, facts)
             bundle = self._export(model, encoder, (train_set, valid_set), report, provenance)
@@ -198,23 +209,31 @@ class _Run:
             rows, encoder, folder, progress=lambda done, total: report(f"encoding {what}", done, total)
         )
 
-    def _fit(
-        self, encoder: Encoder, train_set: EncodedDataset, valid_set: EncodedDataset
-    ) -> tuple[DeepFM, TrainReport]:
+    def _model(self, encoder: Encoder) -> DeepFM:
         from streamfm.model import DeepFM, ModelSettings
+
+        settings = self._settings
+        return DeepFM(encoder.layout, settings.model or ModelSettings(), seed=settings.training.seed)
+
+    def _sizes(self, model: DeepFM, vocabularies: Vocabularies) -> list[int]:
+        from streamfm.export import ExportSettings
+
+        int8 = (self._settings.export or ExportSettings()).int8
+        return bundle_sizes(model, vocabularies, int8=int8, average=self._settings.training.average)
+
+    def _fit(self, model: DeepFM, train_set: EncodedDataset, valid_set: EncodedDataset) -> TrainReport:
         from streamfm.training import fit
 
         settings = self._settings
-        model = DeepFM(encoder.layout, settings.model or ModelSettings(), seed=settings.training.seed)
-        report = fit(
+        return fit(
             model,
             train_set,
             valid_set,
             settings.training,
             progress=self._progress,
             on_interrupt=settings.on_interrupt,
+            folder=self._folder,
         )
-        return model, report
 
     def _evaluated(self, model: DeepFM, rows: EncodedDataset) -> Evaluation:
         from streamfm.training import predict_logits
@@ -222,15 +241,8 @@ class _Run:
         logits = predict_logits(model, rows)
         return measured(self._spec, rows, _sigmoid(logits) if self._spec.task == "binary" else logits)
 
-    def _tested(self, model: DeepFM, encoder: Encoder, rows: SourceLike) -> Evaluation:
-        with (
-            self._open(rows) as source,
-            self._encoded(LabelledRows(source, self._spec), encoder, "test rows") as test_set,
-        ):
-            return self._evaluated(model, test_set)
-
-    def _facts(self, report: TrainReport, train_rows: LabelledRows, valid_rows: LabelledRows) -> dict[str, Any]:
-        parts = {"train": train_rows, "validation": valid_rows}
+    def _facts(self, report: TrainReport, rows: _Rows) -> dict[str, Any]:
+        parts = {"train": rows.train, "validation": rows.valid}
         return {
             "sources": {name: part.source.name for name, part in parts.items()},
             "rows": {name: part.source.rows for name, part in parts.items()},

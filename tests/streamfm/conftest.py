@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -103,3 +105,19 @@ def sealed(body: Mapping[str, Any]) -> bytes:
     """A manifest's bytes: its checksum is the sha256 of the file in which the checksum is 64 zeros."""
     unsigned = json.dumps(dict(body) | {"checksum": "0" * 64}, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     return unsigned.replace("0" * 64, hashlib.sha256(unsigned.encode()).hexdigest(), 1).encode()
+
+
+@pytest.fixture
+def file_size_limit() -> Callable[[int], AbstractContextManager[None]]:
+    """A block in which no file may grow beyond so many bytes, as on a disk that is full."""
+
+    @contextmanager
+    def limit(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import itertools
 import json
 import math
@@ -357,6 +358,50 @@ def test_rows_that_fail_half_way_leave_no_folder(tmp_path: Path) -> None:
     assert [tmp_path / "v"] == list(tmp_path.iterdir())
     with pytest.raises(DataError):
         EncodedDataset.open(tmp_path / "e")
+
+
+MANY = labelled({"x": [f"value {i}" for i in range(40_000)]})
+MANY_SPEC = spec_of({"x": "VARCHAR"}, categorical("x"))
+FULL_DISK = "make room there; temporary files lie where TMPDIR says, or from Python where `folder` does"
+
+
+def test_a_disk_that_is_full_while_vocabularies_are_written_is_told_by_the_folder(
+    tmp_path: Path, file_size_limit
+) -> None:
+    with file_size_limit(100_000), pytest.raises(DataError) as caught:
+        fit_vocabularies(MANY, MANY_SPEC, tmp_path / "vocabulary")
+    assert f"{tmp_path}/vocabulary: the disk is full ([Errno {errno.EFBIG}] " in caught.value.message
+    assert FULL_DISK == caught.value.hint
+    assert [] == list(tmp_path.iterdir())
+
+
+# Of 160 kB of ids, the first batch is written at once, and the end is in memory until the file is closed.
+@pytest.mark.parametrize("size", [50, 1_000, 140_000, 160_100])
+def test_a_disk_that_is_full_while_rows_are_encoded_is_told_by_the_folder(
+    size: int, tmp_path: Path, file_size_limit
+) -> None:
+    encoder = Encoder(MANY_SPEC, fit_vocabularies(MANY, MANY_SPEC, tmp_path / "vocabulary"))
+    with file_size_limit(size), pytest.raises(DataError) as caught:
+        encode_dataset(MANY, encoder, tmp_path / "rows")
+    assert f"{tmp_path}/rows: the disk is full ([Errno {errno.EFBIG}] " in caught.value.message
+    assert FULL_DISK == caught.value.hint
+    assert [tmp_path / "vocabulary"] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["SELECT hash(i) AS h FROM range(1000000) t(i)", "SELECT hash(i) AS h FROM range(9000000) t(i) ORDER BY h"],
+    ids=["stored", "spilled"],
+)
+def test_a_disk_that_is_full_while_a_query_is_stored_is_told_by_the_file(
+    query: str, tmp_path: Path, file_size_limit
+) -> None:
+    options: Any = {"folder": tmp_path, "memory_limit": "60MB", "threads": 1}
+    with file_size_limit(1 << 20), pytest.raises(DataError) as caught, open_source(query, **options):
+        pass
+    assert f'Could not write file "{tmp_path}/streamfm-' in caught.value.message
+    assert FULL_DISK == caught.value.hint
+    assert [] == list(tmp_path.iterdir())
 
 
 def test_labelled_rows_pass_through() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
+import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,11 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from streamfm.data.sources import SourceLike
+from streamfm.encoder import Encoder
 from streamfm.errors import BundleError, DataError, SpecError, StreamFMError
 from streamfm.features import Feature, FeatureSpec, Input
-from streamfm.model import ModelSettings
+from streamfm.model import DeepFM, ModelSettings
 from streamfm.pipeline import PipelineSettings, TrainedBundle, evaluate, train
 from streamfm.pipeline.progress import NoProgress
+from streamfm.pipeline.room import bundle_sizes
 from streamfm.scoring import load
 from streamfm.settings import EpochReport, TrainSettings
 from streamfm.testing import simulate_events
@@ -209,6 +213,77 @@ def test_ctrl_c_while_training_exports_the_best_so_far(tmp_path: Path) -> None:
     made = train_small(EVENTS, tmp_path / "ctr", progress=Stopper("epoch", by_signal=True))
     assert (True, 1) == (made.report.interrupted, len(made.report.epochs))
     assert load(made.bundle.path).score({"user_id": "u"}) > 0
+
+
+class Ear(NoProgress):
+    """Keeps what it is told of."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def stage(self, what: str, done: int, rows: int) -> None:
+        self.heard.append(what)
+
+    def end_epoch(self, epoch: EpochReport) -> None:
+        self.heard.append("epoch")
+
+
+@pytest.mark.parametrize(
+    ("test", "message"),
+    [
+        ("tomorow.parquet", "tomorow.parquet: no such file"),
+        (EVENTS.drop_columns(["price"]), "the Table: column 'price' not found"),
+        (EVENTS.set_column(0, "clicked", pa.array([2] * 6_000)), "label 'clicked' is 2, expected 0 or 1"),
+    ],
+    ids=["no file", "no column", "label"],
+)
+def test_rows_to_test_on_that_cannot_be_used_are_refused_before_training(
+    test: SourceLike, message: str, tmp_path: Path
+) -> None:
+    ear = Ear()
+    with pytest.raises(DataError, match=re.escape(message)):
+        train_small(EVENTS, tmp_path / "ctr", test=test, progress=ear)
+    assert [] == ear.heard
+    assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("table_update", ["dense", "lazy"])
+@pytest.mark.parametrize("average", [True, False])
+def test_the_room_that_is_held_is_a_little_more_than_what_the_bundle_takes(
+    average: bool, table_update: Any, tmp_path: Path
+) -> None:
+    training = replace(SETTINGS.training, max_epochs=1, average=average, table_update=table_update)
+    model = ModelSettings(factors=32, hidden=(64,), batch_norm=True)
+    made = train_small(EVENTS, tmp_path / "ctr", settings=replace(SETTINGS, model=model, training=training)).bundle
+    layout = Encoder(SPEC, made.vocabularies).layout
+    sizes = bundle_sizes(DeepFM(layout, model), made.vocabularies, int8=True, average=average)
+    taken = [made.manifest.files[name].size for name in ("weights.safetensors", "model.onnx", "model.int8.onnx")]
+    assert [True] * 3 == [size <= held <= size + (1 << 17) for size, held in zip(taken, sizes, strict=False)]
+    assert sum(entry.size for entry in made.manifest.files.values()) <= sum(sizes)
+
+
+def test_a_bundle_for_which_there_is_no_room_is_refused_before_training(tmp_path: Path, file_size_limit) -> None:
+    settings = replace(SETTINGS, model=ModelSettings(factors=512, hidden=(8,)))
+    ear = Ear()
+    with file_size_limit(1 << 20), pytest.raises(BundleError) as caught:
+        train_small(EVENTS, tmp_path / "ctr", settings=settings, progress=ear)
+    assert f"{tmp_path}/ctr: no room for the bundle's " in caught.value.message
+    assert f" bytes in {tmp_path}: File too large" in caught.value.message
+    assert "make room there, or write the bundle to another disk" == caught.value.hint
+    assert "epoch" not in ear.heard
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_the_best_weights_lie_in_the_temporary_folder_that_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no such folder"))
+    training = replace(SETTINGS.training, max_epochs=1, table_update="lazy", batch_size=2048)
+    settings = replace(
+        SETTINGS, model=ModelSettings(factors=1024, hidden=()), training=training, folder=str(tmp_path / "temporary")
+    )
+    train_small(EVENTS, tmp_path / "ctr", settings=settings)
 
 
 @pytest.mark.parametrize("where", ["epoch", "encoding training rows"])

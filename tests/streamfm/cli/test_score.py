@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
@@ -214,7 +211,7 @@ def test_what_cannot_be_scored_is_refused_and_leaves_nothing(
     assert before == {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
-def test_a_full_disk_leaves_the_old_file_as_it_was(folder: Path, streamfm) -> None:
+def test_a_full_disk_leaves_the_old_file_as_it_was(folder: Path, file_size_limit, streamfm) -> None:
     Path("s.csv").write_text("old")
     with file_size_limit(10_000):
         done = streamfm("score", MODEL, "tomorrow.parquet", "-o", "s.csv")
@@ -222,14 +219,3 @@ def test_a_full_disk_leaves_the_old_file_as_it_was(folder: Path, streamfm) -> No
     assert "File too large" in done.err
     assert "old" == Path("s.csv").read_text()
     assert [] == list(folder.glob(".*"))
-
-
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """No file may grow beyond so many bytes, as on a disk that is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

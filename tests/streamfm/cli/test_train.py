@@ -146,6 +146,15 @@ def test_rows_to_test_on_are_refused_before_training(folder: Path, streamfm) -> 
     assert not (folder / "new").exists()
 
 
+def test_rows_to_test_on_that_lack_a_column_are_refused_before_the_first_epoch(folder: Path, streamfm) -> None:
+    Path("test.csv").write_text("user_id,clicked\nu1,1\n")
+    done = streamfm("train", "events.parquet", "--out", "new/ctr", "--test", "test.csv", *SMALL)
+    assert (1, "") == (done.code, done.out)
+    assert done.err.startswith("error: test.csv: column ")
+    assert "epoch" not in done.err
+    assert not (folder / "new").exists()
+
+
 def test_evaluate_prints_tables(folder: Path, streamfm) -> None:
     done = streamfm("evaluate", "models/ctr@champion", "tomorrow.parquet")
     assert 0 == done.code
