@@ -11,6 +11,7 @@ StreamFMError
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 
@@ -50,12 +51,14 @@ class MissingColumnsError(DataError):
     """
 
     def __init__(self, missing: Sequence[str], available: Sequence[str], *, source: str) -> None:
-        """Name every missing column at once."""
+        """Name every missing column at once; the hint names what the first may have been meant to be."""
         self.missing = tuple(missing)
         self.available = tuple(available)
         names = ", ".join(repr(name) for name in missing)
         have = ", ".join(self.available[:30]) or "no columns"
-        super().__init__(f"{source}: column {names} not found", hint=f"it has {have}")
+        near = difflib.get_close_matches(self.missing[0], self.available, n=1, cutoff=0.6)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        super().__init__(f"{source}: column {names} not found", hint=f"{meant}it has {have}")
 
 
 class BundleError(StreamFMError, RuntimeError):

@@ -6,7 +6,6 @@ memory is spilled to a temporary folder that is gone afterwards.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tempfile
@@ -104,10 +103,7 @@ class Source:
         """
         missing = [name for name in dict.fromkeys(names) if name.casefold() not in self._by_name]
         if missing:
-            error = MissingColumnsError(missing, list(self.columns), source=self.name)
-            near = difflib.get_close_matches(missing[0], self.columns, n=1, cutoff=0.6)
-            error.hint = f"did you mean {near[0]!r}? {error.hint}" if near else error.hint
-            raise error
+            raise MissingColumnsError(missing, list(self.columns), source=self.name)
 
     @cached_property
     def _by_name(self) -> dict[str, str]:
