@@ -159,7 +159,7 @@ def test_rows_without_any_input_are_an_error_that_names_what_is_needed_and_there
     with pytest.raises(MissingColumnsError, match="'user', 'item'") as caught:
         to_columns(rows, SPEC)
     assert SPEC.input_names == caught.value.missing
-    hint = "it has no columns" if {} == rows else "did you mean 'usr'? it has usr"
+    hint = "it has no columns" if isinstance(rows, dict) and not rows else "did you mean 'usr'? it has usr"
     assert str(caught.value.hint).startswith(hint)
 
 
