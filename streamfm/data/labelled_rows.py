@@ -15,6 +15,7 @@ from streamfm.data.checks import check_rows, needed_columns
 from streamfm.data.sources import Source, SourceLike, open_source
 from streamfm.encoder.category import category_texts
 from streamfm.encoder.vocabulary import hash_texts
+from streamfm.errors import SpecError
 from streamfm.expressions import Deriver, typed
 from streamfm.features import Feature, FeatureSpec
 from streamfm.rows import Columns
@@ -54,11 +55,14 @@ class LabelledRows:
         """Check all that can be checked without a vocabulary.
 
         Raises:
-            SpecError: An SQL feature that is not allowed.
+            SpecError: An SQL feature that is not allowed; names the file of the specification, if it has one.
             DataError: See `check_rows`.
         """
         self.source, self.spec = source, spec
-        self.deriver = Deriver(spec)
+        try:
+            self.deriver = Deriver(spec)
+        except SpecError as error:
+            raise spec.blamed(error) from error.__cause__
         self.inputs = needed_columns(spec, self.deriver)
         source.keep()
         optional = [name for name in (spec.weight, spec.group, spec.event_time) if name]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -144,6 +144,7 @@ class FeatureSpec:
         group: Optional column that group AUC is taken over, such as the user.
         event_time: Optional column that orders events.
         event_id: Optional column that names an event.
+        source: The file that it was read from, for errors; no part of its meaning. Empty when it was made in Python.
     """
 
     inputs: tuple[Input, ...]
@@ -154,6 +155,7 @@ class FeatureSpec:
     group: str = ""
     event_time: str = ""
     event_id: str = ""
+    source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         """Check what single inputs and features cannot know.
@@ -234,14 +236,19 @@ class FeatureSpec:
         """
         try:
             document = spec_toml.read(text, FORMAT)
-            check_keys(document.settings, [f.name for f in fields(cls)], "top level")
+            check_keys(document.settings, [f.name for f in fields(cls) if f.compare], "top level")
             return cls(
                 inputs=tuple(Input.from_declared(name, value) for name, value in document.inputs.items()),
                 features=tuple(_feature_from(name, value) for name, value in document.features.items()),
+                source=source,
                 **document.settings,
             )
         except SpecError as error:
-            raise SpecError(f"{source}: {error.message}", hint=error.hint) from error.__cause__
+            raise spec_toml.named(error, source) from error.__cause__
+
+    def blamed(self, error: SpecError) -> SpecError:
+        """An error of this specification that names the file it was read from, if there is one."""
+        return spec_toml.named(error, self.source) if self.source else error
 
     def to_toml(self, comments: Mapping[str, Sequence[str]] | None = None) -> str:
         """The specification as commented TOML; `from_toml` gives the same specification back.

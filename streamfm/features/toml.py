@@ -75,6 +75,11 @@ def write(document: Document, file_format: int, comments: Mapping[str, Sequence[
     return "\n".join(lines) + "\n"
 
 
+def named(error: SpecError, source: str) -> SpecError:
+    """The error with the name of the file it is about."""
+    return SpecError(f"{source}: {error.message}", hint=error.hint)
+
+
 def _hint_at_syntax(problem: str) -> str | None:
     if "twice" in problem or "overwrite" in problem:
         return "each name may stand once"

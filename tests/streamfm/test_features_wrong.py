@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamfm.data import fit_vocabularies
 from streamfm.errors import SpecError
-from streamfm.features import Feature, FeatureSpec
+from streamfm.features import Feature, FeatureSpec, Input
 
 
 def top(settings: str) -> str:
@@ -273,3 +275,29 @@ def test_errors_inside_a_file_name_it(tmp_path: Path) -> None:
         FeatureSpec.load(path)
     assert f"{path}: feature 'x': unknown key 'min_cuont'" == caught.value.message
     assert "did you mean 'min_count'?" == caught.value.hint
+
+
+def test_sql_that_only_its_check_refuses_names_the_file_too(tmp_path: Path) -> None:
+    path = tmp_path / "features.toml"
+    path.write_text(feature('kind = "categorical"\nsql = "lower(z)"').replace("features.x", "features.low"))
+    rows = pa.table({"x": ["a", "b"], "y": [0, 1]})
+    with pytest.raises(SpecError) as caught:
+        fit_vocabularies(rows, FeatureSpec.load(path), tmp_path / "vocabulary")
+    assert f"{path}: feature 'low': sql = 'lower(z)': no input 'z'" == caught.value.message
+    assert "inputs: x, n, l" == caught.value.hint
+
+
+def test_a_specification_made_in_python_has_no_file_to_name(tmp_path: Path) -> None:
+    derived = Feature(name="low", kind="categorical", sql="lower(z)")
+    spec = FeatureSpec(inputs=(Input(name="x", type="VARCHAR"),), features=(derived,), label="y")
+    with pytest.raises(SpecError) as caught:
+        fit_vocabularies(pa.table({"x": ["a", "b"], "y": [0, 1]}), spec, tmp_path / "vocabulary")
+    assert caught.value.message.startswith("feature 'low': ")
+
+
+def test_the_file_is_no_part_of_a_specification_and_no_key_of_it() -> None:
+    text = feature('kind = "categorical"')
+    specs = [FeatureSpec.from_toml(text, source=name) for name in ("a.toml", "b.toml")]
+    assert (specs[0], specs[0].fingerprint, specs[0].to_toml()) == (specs[1], specs[1].fingerprint, specs[1].to_toml())
+    with pytest.raises(SpecError, match="top level: unknown key 'source'"):
+        FeatureSpec.from_toml('source = "x"\n' + text)

@@ -71,7 +71,7 @@ def test_rows_that_cannot_be_learnt_from(query: str, said: str, folder: Path, st
         (
             'sql = "hour(ts)"',
             'sql = "hour(tss)"',
-            "feature 'hour': sql = 'hour(tss)': no input 'tss'\nhint: did you mean 'ts'?",
+            "error: features.toml: feature 'hour': sql = 'hour(tss)': no input 'tss'\nhint: did you mean 'ts'?",
         ),
         ('label = "clicked"', "", "error: features.toml: "),
     ],
