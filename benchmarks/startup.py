@@ -14,30 +14,28 @@ median of many for the events, no two alike, and the slowest in a hundred beside
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import subprocess
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pyarrow as pa
 from _report import report
-from safetensors.numpy import save_file
 
-from streamfm.bundle import BundleWriter, LayoutFacts, Manifest
 from streamfm.encoder import Encoder
 from streamfm.encoder.vocabulary import VALUES_SCHEMA, VocabularyWriter
-from streamfm.export.graph import Dense, Network, build_graph
+from streamfm.export import ExportSettings, Provenance, Sample, Trained, export_bundle
 from streamfm.features import Feature, FeatureSpec, Input
+from streamfm.model import DeepFM, ModelSettings
 
 CARDINALITIES = {
     "user_id": 100_000, "app_id": 10_000, "daytime": 7, "weekday": 7, "isweekend": 2, "homework": 3, "cost": 2,
     "weather": 9, "country": 80, "city": 233,
 }  # fmt: skip
-FACTORS, HIDDEN = 16, (64, 32)
+SETTINGS = ModelSettings(factors=16, hidden=(64, 32))
 PROCESSES, EVENTS = 5, 20_000
 SPEC = FeatureSpec(
     inputs=tuple(Input(name=name, type="VARCHAR") for name in CARDINALITIES),
@@ -77,30 +75,23 @@ print(json.dumps({
 
 def write_bundle(target: Path) -> None:
     """A bundle of random weights."""
-    random = np.random.default_rng(0)
-    with BundleWriter(target) as writer:
-        writer.path("features.toml").write_text(SPEC.to_toml(), encoding="utf-8")
-        vocabulary = VocabularyWriter(writer.path("vocabulary"))
-        for name, count in CARDINALITIES.items():
-            values = pa.array([f"{name}-{number}" for number in range(count)])
-            batch = pa.record_batch([values, pa.array(np.ones(count, np.int64))], schema=VALUES_SCHEMA)
-            vocabulary.add_values(name, count, [batch])
-        layout = Encoder(SPEC, vocabulary.finish({})).layout
-        table = random.normal(0, 0.1, (layout.rows, FACTORS + 1)).astype(np.float32)
-        widths = [len(CARDINALITIES) * FACTORS, *HIDDEN, 1]
-        shapes = list(itertools.pairwise(widths))
-        layers = tuple(
-            Dense(weight=random.normal(0, 0.1, shape).astype(np.float32), bias=np.zeros(shape[1], np.float32))
-            for shape in shapes
-        )
-        network = Network(layout=layout, task="binary", table=table, bias=0.0, layers=layers)
-        onnx.save(build_graph(network), writer.path("model.onnx"))
-        save_file({"table": table, "bias": np.zeros(1, np.float32)}, writer.path("weights.safetensors"))
-        facts = LayoutFacts(slots=layout.slots, rows=layout.rows, factors=FACTORS, hidden=HIDDEN, weighted=False)
-        created_at, fingerprint = "2026-01-01T00:00:00+00:00", SPEC.fingerprint
-        writer.commit(
-            Manifest(name="startup", created_at=created_at, spec_fingerprint=fingerprint, task="binary", layout=facts)
-        )
+    vocabulary = VocabularyWriter(target.with_name("vocabulary"))
+    for name, count in CARDINALITIES.items():
+        values = pa.array([f"{name}-{number}" for number in range(count)])
+        batch = pa.record_batch([values, pa.array(np.ones(count, np.int64))], schema=VALUES_SCHEMA)
+        vocabulary.add_values(name, count, [batch])
+    vocabularies = vocabulary.finish({})
+    encoder = Encoder(SPEC, vocabularies)
+    rows = encoder.encode({name: pa.array([f"{name}-0", None]) for name in CARDINALITIES}, 2)
+    trained = Trained(
+        model=DeepFM(encoder.layout, SETTINGS),
+        spec=SPEC,
+        vocabularies=vocabularies,
+        proof=Sample(rows=rows, labels=np.array([0, 1])),
+        calibration=rows,
+    )
+    provenance = Provenance(name="startup", created_at=datetime(2026, 1, 1, tzinfo=UTC))
+    export_bundle(target, trained, provenance, ExportSettings(int8=False))
 
 
 def run(bundle: Path, events: int) -> dict[str, float]:
