@@ -78,8 +78,7 @@ def cli() -> None:
 
 for _command in _COMMANDS:
     cli.add_command(_command)
-for _command in (cli, demo):
-    _command.params.append(debug_option())
+cli.params.append(debug_option())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

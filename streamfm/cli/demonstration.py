@@ -11,6 +11,7 @@ import click
 from rich.rule import Rule
 from rich.syntax import Syntax
 
+from streamfm.cli.commands import Command, option
 from streamfm.cli.console import output, print_table
 from streamfm.cli.evaluating import print_evaluation
 from streamfm.cli.progress import TrainingProgress
@@ -50,15 +51,24 @@ SELECT o.app_id, array_cosine_similarity(o.v, a.v) AS similarity FROM apps o, ap
 WHERE a.app_id = '{app}' AND o.app_id <> a.app_id ORDER BY similarity DESC LIMIT 5"""
 
 
-@click.command(short_help="See everything work on a simulated app store.")
-@click.option("--folder", default="demo", show_default=True, type=click.Path(file_okay=False, path_type=Path))
-@click.option(
-    "--events", default=250_000, show_default=True, type=click.IntRange(10_000), help="How many to learn from."
+@click.command(cls=Command, short_help="See everything work on a simulated app store.")
+@option(
+    "--folder",
+    default="demo",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where everything goes; it is made.",
 )
+@option("--events", default=250_000, show_default=True, type=click.IntRange(10_000), help="How many to learn from.")
 def demo(folder: Path, events: int) -> None:
     """Simulate an app store's log, train, compare with the true click probabilities, and let SQL answer.
 
     Everything lies in one folder afterwards, to go on with; the commands that do the same are printed.
+
+    \b
+    Examples:
+      streamfm demo
+      streamfm demo --folder /tmp/store --events 50000
     """
     began = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)

@@ -116,7 +116,8 @@ def train(
     """Train on DATA and publish the bundle as the next version of a model.
 
     A bundle is published only after its ONNX networks have answered as torch does on real rows. Encoded rows lie in
-    the temporary folder meanwhile (TMPDIR says which), about 4 bytes a feature and row.
+    the temporary folder meanwhile (TMPDIR says which), about 4 bytes a feature and row; room for the bundle is taken
+    before the first epoch.
 
     Ctrl-C ends training with the best model so far; a second one leaves nothing.
 

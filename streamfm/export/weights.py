@@ -44,7 +44,10 @@ def write_weights(path: Path, model: DeepFM, state: Arrays | None = None) -> Non
 
 
 def read_state(path: Path) -> dict[str, NDArray[Any]]:
-    """The training state in a file of `write_weights`, as `training.fit` takes it: `served.*` and the rest."""
+    """The training state in a file of `write_weights`, as `training.fit` takes it: `served.*` and the rest.
+
+    It is for fine-tuning a published version; training anew needs none.
+    """
     return {
         name.removeprefix(_TRAINING) if name.startswith(_TRAINING) else _SERVED + name: array
         for name, array in load_file(path).items()

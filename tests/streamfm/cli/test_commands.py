@@ -42,8 +42,6 @@ COMMANDS = dict(every_command())
 def test_every_command_helps_by_examples_that_it_would_take(name: str, streamfm) -> None:
     done = streamfm(*name.split()[1:], "--help")
     assert (0, "") == (done.code, done.err)
-    if name == "streamfm demo":
-        return
     examples = re.findall(rf"^ +{name}(?: .*)?$", done.out.partition("Examples:")[2], re.MULTILINE)
     assert examples
     for example in examples:
