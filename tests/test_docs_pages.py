@@ -268,7 +268,7 @@ def test_the_blocks_about_python_give_what_the_page_says(
     assert 10 < claims
 
 
-@pytest.mark.parametrize("block", blocks("docs/features.md", "toml"), ids=lambda block: block.code.split()[5])
+@pytest.mark.parametrize("block", blocks("docs/features.md", "toml"))
 def test_the_specifications_of_the_page_encode_rows(block: Block, tmp_path: Path) -> None:
     spec = FeatureSpec.from_toml(block.code)
     columns = {name: "i % 2" for name in (spec.label, spec.weight, spec.group, spec.event_id) if name}
