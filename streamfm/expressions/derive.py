@@ -6,10 +6,6 @@ user's query. So `hour(ts)` is one definition, in UTC, whatever the session says
 
 from __future__ import annotations
 
-import ctypes
-import os
-import threading
-import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -18,6 +14,7 @@ import pyarrow as pa
 from streamfm.errors import DataError, SpecError
 from streamfm.expressions.checking import Expression
 from streamfm.expressions.checking import check as check_sql
+from streamfm.expressions.prepared import private_connection, run
 from streamfm.features import Feature, FeatureSpec, Input
 from streamfm.features.accepted import of_arrow, refusal
 
@@ -31,17 +28,6 @@ _NUMBERS = {
     *("FLOAT", "DOUBLE", "BOOLEAN"),
 }
 _CATEGORIES = _NUMBERS | {"VARCHAR", "DATE", "TIMESTAMP"}
-
-
-def private_connection() -> DuckDBPyConnection:
-    """A DuckDB of our own: in memory, in UTC, one thread, out of reach of files, networks and Python's variables."""
-    import duckdb
-
-    connection = duckdb.connect(config={"threads": 1, "python_enable_replacements": False})
-    connection.execute("""
-        SET TimeZone = 'UTC'; SET autoload_known_extensions = false; SET autoinstall_known_extensions = false;
-        SET enable_external_access = false; SET lock_configuration = true""")
-    return connection
 
 
 def quoted(name: str) -> str:
@@ -160,17 +146,11 @@ class Deriver:
 
         values = {item.name: typed(item, f"c{number}") for number, item in enumerate(self._inputs)}
         wanted = [f"{self.expressions[name].render(values)} AS {quoted(name)}" for name in features]
-        connection = _thread_connection()
         try:
-            connection.register("events", sources)
-            derived = connection.sql(f"SELECT {', '.join(wanted)} FROM events").to_arrow_table()
-            connection.unregister("events")
+            derived = run(", ".join(wanted), sources)
         except (duckdb.FatalException, duckdb.InternalException) as error:
-            # DuckDB has given its database up; the next call opens another.
-            del _local.held
             raise self._failure(features[0], error) from error
         except duckdb.Error as error:
-            connection.unregister("events")
             raise self._blame(sources, features, error) from error
         return {name: derived.column(name).combine_chunks() for name in features}
 
@@ -187,35 +167,6 @@ class Deriver:
         text = str(error).split("\n", maxsplit=1)[0]
         hint = "TRY(...) makes NULL of what fails"
         return DataError(f"feature {feature!r}: sql = {self.expressions[feature].sql!r}: {text}", hint=hint)
-
-
-_local = threading.local()
-_opened: weakref.WeakSet[DuckDBPyConnection] = weakref.WeakSet()
-_inherited: list[DuckDBPyConnection] = []
-
-
-def _thread_connection() -> DuckDBPyConnection:
-    """This thread's private connection, opened once: one serves one thread, and one process."""
-    held: tuple[int, DuckDBPyConnection] | None = getattr(_local, "held", None)
-    if held is None or held[0] != os.getpid():
-        held = (os.getpid(), private_connection())
-        _opened.add(held[1])
-        _local.held = held
-    return held[1]
-
-
-def _hold() -> None:
-    _inherited.extend(_opened)
-
-
-def _keep() -> None:
-    # To close a connection that came with a fork would wait for threads that did not: keep it for ever.
-    for connection in _inherited:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_hold, after_in_parent=_inherited.clear, after_in_child=_keep)
 
 
 def _check_utf8(item: Input, array: pa.Array | pa.ChunkedArray) -> None:

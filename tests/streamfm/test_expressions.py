@@ -332,6 +332,36 @@ def test_hours_are_those_of_python(deriver, micros):
     assert [m if m is None else (epoch + dt.timedelta(microseconds=m)).hour for m in micros] == derived
 
 
+@given(st.lists(st.tuples(st.none() | st.text(max_size=5), st.none() | st.floats(), st.none() | st.integers(-9, 9))))
+def test_a_row_alone_has_the_values_that_it_has_among_others(rows):
+    alike = Deriver(FeatureSpec.from_toml(SPEC.replace("genres[1:2]", "[user, price::VARCHAR]")))
+    users, prices, counts = zip(*rows, strict=True) if rows else ((), (), ())
+    columns = {
+        "user": pa.array(users, pa.string()).dictionary_encode(),
+        "price": pa.array(prices, pa.float64()),
+        "count": pa.array([count or None for count in counts], pa.int64()),
+    }
+    together = alike.derive(columns, len(rows))
+    for row in range(len(rows)):
+        alone = alike.derive({name: column.slice(row, 1) for name, column in columns.items()}, 1)
+        for name in alike.expressions:
+            assert alone[name].equals(together[name].slice(row, 1))
+
+
+def test_rows_of_one_type_after_another_are_derived_by_their_own(deriver):
+    for _ in range(2):
+        for column in (pa.array([5]), pa.array([5.0]), pa.array(["5"]), pa.array([5], pa.int8()), pa.nulls(1)):
+            expected = [None] if column.null_count else [2.0]
+            assert expected == deriver.derive({"price": pa.array([10.0]), "count": column}, 1)["each"].to_pylist()
+
+
+def test_more_queries_than_a_connection_keeps(monkeypatch):
+    monkeypatch.setattr("streamfm.expressions.prepared._MAX_QUERIES", 2)
+    for hours in range(5):
+        deriver = Deriver(FeatureSpec.from_toml(SPEC.replace("hour(ts)", f"hour(ts) + {hours}")))
+        assert [7 + hours] == deriver.derive({"ts": instants(7)}, 1)["hour"].to_pylist()
+
+
 def test_threads_share_a_deriver(deriver):
     columns = {"ts": pa.array(np.arange(3000) * 3_600_000_000, pa.timestamp("us"))}
     expected = [hour % 24 for hour in range(3000)]
