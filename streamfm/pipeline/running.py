@@ -58,7 +58,8 @@ class PipelineSettings:
         on_interrupt: What Ctrl-C does while training: "best" exports the best weights so far, "discard" leaves nothing.
         name: The model's name; by default that of the bundle's folder.
         memory_limit: Of DuckDB, while it counts and encodes.
-        folder: Where the temporary folder is made; the system's by default. It needs about 4 bytes a slot and row.
+        folder: Where the temporary folder is made; the system's by default. It needs about 4 bytes a slot and row; the
+            best weights of a large table, four times its size, lie there, too.
     """
 
     model: ModelSettings | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,30 @@ def test_a_specification_that_is_not_there(folder: Path, streamfm) -> None:
     done = streamfm("train", "events.parquet", "--out", "new/ctr", "--features", "f.toml", *SMALL)
     said = "error: f.toml: cannot be read: No such file or directory\n"
     assert (1, "", f"{said}hint: streamfm init DATA --label COLUMN proposes one\n") == done
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (20_000, r"error: \S+/training-rows: the disk is full \(.*\)\nhint: make room there; temporary files lie "),
+        (
+            200_000,
+            r"error: new/ctr-unpublished-\w+: no room for the bundle's [\d,]+ bytes in new: .*\nhint: make room ",
+        ),
+    ],
+    ids=["temporary folder", "registry"],
+)
+def test_a_full_disk_is_told_before_the_first_epoch(
+    size: int, said: str, folder: Path, file_size_limit, streamfm
+) -> None:
+    before = left(folder)
+    with file_size_limit(size):
+        done = streamfm("train", "events.parquet", "--out", "new/ctr", *SMALL, "--factors", "512")
+    assert (1, "") == (done.code, done.out)
+    assert re.search(said, done.err), done.err
+    assert "epoch" not in done.err
+    assert "Traceback" not in done.err
+    assert before == left(folder)
 
 
 @pytest.mark.parametrize("command", ["init", "train", "evaluate", "score"])
