@@ -265,6 +265,8 @@ def _deriver(bundle: Bundle) -> Deriver:
 
 
 def _open_session(bundle: Bundle, file: str, threads: int) -> onnxruntime.InferenceSession:
+    # The wheels report to their maker, those for Linux too.
+    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
