@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
-from streamfm.encoder.values import PLAIN_TYPES, UNITS, to_array
+from streamfm.encoder.plain import PLAIN_TYPES, plain_value
+from streamfm.encoder.values import UNITS, to_array
 from streamfm.errors import DataError, MissingColumnsError
 from streamfm.features import FeatureSpec
 from streamfm.features.inputs import Input
@@ -51,36 +53,22 @@ def to_columns(rows: Rows, spec: FeatureSpec) -> tuple[Columns, int]:
 
 
 def _from_dict(row: Row, spec: FeatureSpec) -> Columns:
-    """The columns of one event; a NULL is left out, as an absent input is.
-
-    Making Arrow arrays is what costs here: values of plain types are made together, as one struct.
-    """
+    """The columns of one event; a NULL is left out, as an absent input is."""
     columns: Columns = {}
-    names, values = [], []
     for name in spec.input_names:
         value = row.get(name)
-        if value is None:
-            continue
-        if type(value) in PLAIN_TYPES and name not in spec.temporal_names:
-            names.append(name)
-            values.append(value)
-        else:
-            columns[name] = to_array([value], spec.input(name))
-    if names:
-        try:
-            struct = pa.array([tuple(values)], _struct_of(tuple(map(type, values))), from_pandas=True)
-            columns.update(zip(names, struct.flatten(), strict=True))
-        except (pa.ArrowException, OverflowError, ValueError):
-            for name, value in zip(names, values, strict=True):
-                columns[name] = to_array([value], spec.input(name))
+        if value is not None:
+            columns[name] = _of_value(value, spec.input(name))
     if not columns and not any(name in row for name in spec.input_names):
         raise MissingColumnsError(spec.input_names, list(map(str, row)), source="rows")
     return columns
 
 
-@lru_cache(maxsize=1024)
-def _struct_of(kinds: tuple[type, ...]) -> pa.StructType:
-    return pa.struct([(str(number), PLAIN_TYPES[kind]) for number, kind in enumerate(kinds)])
+def _of_value(value: Any, item: Input) -> pa.Array:
+    if type(value) in PLAIN_TYPES and not item.is_temporal and value == value:
+        with suppress(ValueError, struct.error):
+            return plain_value(value)
+    return to_array([value], item)
 
 
 def _from_dicts(rows: Sequence[Row], spec: FeatureSpec) -> Columns:

@@ -27,6 +27,7 @@ cast makes them: `as_declared`.
 
 from __future__ import annotations
 
+import struct
 from decimal import Decimal
 
 import pyarrow as pa
@@ -36,9 +37,12 @@ from pyarrow import types
 from streamfm.errors import DataError
 
 _TRAILING_ZEROS = r"\.?0+$"
-_INT64_LIMIT = 2.0**63
 _UTC_MICROSECONDS = pa.timestamp("us")
 _ARROW_TYPES = {"FLOAT": pa.float32(), "DOUBLE": pa.float64(), "BOOLEAN": pa.bool_(), "DATE": pa.date32()}
+
+# Not by pa.scalar(), nor by Python's own, of which pyarrow makes them: that imports pandas wherever it is installed.
+_ZERO, _INT64_LIMIT = pa.Array.from_buffers(pa.float64(), 2, [None, pa.py_buffer(struct.pack("=dd", 0.0, 2.0**63))])
+_FALSE = pa.Array.from_buffers(pa.bool_(), 1, [None, pa.py_buffer(b"\0")])[0]
 
 # One event at a time, pc.cast would spend most of its time on making these.
 _CAST = pc.get_function("cast")
@@ -97,7 +101,7 @@ def as_declared(array: pa.Array, declared: str) -> pa.Array:
         # By way of float64, as in SQL: Arrow's own step from a decimal to float32 rounds otherwise.
         return _CAST.call([as_double(array) if types.is_decimal(kind) else array], _TO_REAL[declared])
     if declared == "BOOLEAN" and is_number(kind):
-        return pc.not_equal(_without_nan(as_double(array)), 0.0)
+        return pc.not_equal(_without_nan(as_double(array)), _ZERO)
     if declared == "DATE" and types.is_timestamp(kind):
         return pc.cast(pc.floor_temporal(_in_utc(array), unit="day"), pa.date32())
     if declared in ("TIMESTAMP", "TIMESTAMPTZ") and types.is_date(kind):
@@ -140,7 +144,7 @@ def _float_texts(array: pa.Array) -> pa.Array:
     numbers = _without_nan(array)
     wide = pc.cast(numbers, pa.float64())
     is_whole = pc.and_(pc.equal(wide, pc.trunc(wide)), pc.less(pc.abs(wide), _INT64_LIMIT))
-    digits = pc.cast(pc.if_else(is_whole, wide, 0.0), pa.int64())
+    digits = pc.cast(pc.if_else(is_whole, wide, _ZERO), pa.int64())
     if pc.all(is_whole).as_py() is not False:
         return digits
     texts = pc.if_else(is_whole, pc.cast(digits, pa.string()), pc.cast(numbers, pa.string()))
@@ -149,12 +153,12 @@ def _float_texts(array: pa.Array) -> pa.Array:
 
 def _without_nan(array: pa.Array) -> pa.Array:
     # NaN is how pandas writes a missing value.
-    return pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)
+    return pc.if_else(pc.is_nan(array), pa.nulls(1, array.type)[0], array)
 
 
 def _without_exponents(texts: pa.Array, values: pa.Array) -> pa.Array:
     """Texts like '1e-7' in plain digits; beyond 2**53 every float is whole, and has the digits of its integer."""
-    has_exponent = pc.fill_null(pc.match_substring(texts, "e"), False)
+    has_exponent = pc.fill_null(pc.match_substring(texts, "e"), _FALSE)
     if not pc.any(has_exponent).as_py():
         return texts
     plain = [
@@ -168,7 +172,7 @@ def _without_exponents(texts: pa.Array, values: pa.Array) -> pa.Array:
 
 def _decimal_texts(array: pa.Array) -> pa.Array:
     texts = pc.cast(array, pa.string())
-    has_exponent = pc.fill_null(pc.match_substring(texts, "E"), False)
+    has_exponent = pc.fill_null(pc.match_substring(texts, "E"), _FALSE)
     if pc.any(has_exponent).as_py():
         plain = [f"{Decimal(text):f}" for text in texts.filter(has_exponent).to_pylist()]
         texts = pc.replace_with_mask(texts, has_exponent, pa.array(plain, pa.string()))

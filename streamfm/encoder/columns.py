@@ -20,6 +20,9 @@ from streamfm.features import Feature
 Ids = NDArray[np.int32]
 Weights = NDArray[np.float32]
 
+# Of a buffer: pa.scalar() imports pandas wherever it is installed, as to_numpy() does.
+_NAN = pa.Array.from_buffers(pa.float64(), 1, [None, pa.py_buffer(np.array([np.nan]))])[0]
+
 _ROWS_PER_ENTRY = 2
 """With fewer rows than that for each entry of a dictionary, decoding it costs less than looking up its entries."""
 
@@ -196,7 +199,7 @@ class Quantile:
 
     def write(self, array: pa.Array, ids: Ids, weights: Weights) -> None:
         """As `Column`."""
-        numbers = _numbers(array).to_numpy(zero_copy_only=False)
+        numbers = np.from_dlpack(pc.fill_null(_numbers(array), _NAN))
         rows = np.searchsorted(self._boundaries, numbers, side="right") + FIRST_VALUE_ROW
         ids[:, self._slot] = self._base + np.where(np.isfinite(numbers), rows, NULL_ROW)
 

@@ -13,22 +13,16 @@ import numpy as np
 import pyarrow as pa
 
 from streamfm.encoder.category import category_texts
+from streamfm.encoder.plain import PLAIN_TYPES, plain_array, plain_lists
 from streamfm.errors import DataError
 from streamfm.features.inputs import Input
-
-PLAIN_TYPES: dict[type, pa.DataType] = {
-    str: pa.string(),
-    int: pa.int64(),
-    float: pa.float64(),
-    bool: pa.bool_(),
-}
-"""The Arrow types that hold values of a Python type as they are; pyarrow would cut 3.5 to fit an integer type."""
 
 UNITS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
 """Microseconds in a unit of each JSON form that is a number."""
 
 _INSTANT = pa.timestamp("us", tz="UTC")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_FIRST_DAY = dt.date(1970, 1, 1).toordinal()
 _MICROSECOND = dt.timedelta(microseconds=1)
 _WIDE_INTEGERS = (pa.decimal128(38, 0), pa.decimal256(76, 0))
 _NUMBERS = (int, float, np.number)
@@ -49,12 +43,14 @@ def to_array(values: Sequence[Any], item: Input) -> pa.Array:
         converted = _each(values, partial(_of_list, convert=read) if item.is_list else read, item)
         return _typed(converted, pa.list_(kind) if item.is_list else kind, item)
     kinds = _kinds(values, item)
-    if len(kinds) <= 1 or all(issubclass(kind, _NUMBERS) and kind is not bool for kind in kinds):
-        plain = PLAIN_TYPES.get(next(iter(kinds))) if len(kinds) == 1 and not item.is_list else None
-        try:
-            return pa.array(values, plain, from_pandas=True)
-        except _NOT_CONVERTED:
-            pass
+    try:
+        if len(kinds) <= 1 and kinds <= PLAIN_TYPES.keys():
+            kind = next(iter(kinds), type(None))
+            return plain_lists(values, kind) if item.is_list else plain_array(values, kind)
+        if len(kinds) == 1 or all(issubclass(kind, _NUMBERS) and kind is not bool for kind in kinds):
+            return pa.array(values, from_pandas=True)
+    except _NOT_CONVERTED:
+        pass
     return _mixed(values, item)
 
 
@@ -84,6 +80,13 @@ def _mixed(values: Sequence[Any], item: Input) -> pa.Array:
 
 def _typed(values: list[Any], kind: pa.DataType, item: Input) -> pa.Array:
     try:
+        if kind == pa.string():
+            return plain_array(values, str)
+        if kind == _INSTANT:
+            return plain_array(values, int).view(kind)
+        if kind == pa.date32():
+            days = plain_array([None if value is None else value.toordinal() - _FIRST_DAY for value in values], int)
+            return days.cast(pa.int32()).view(kind)
         return pa.array(values, kind)
     except _NOT_CONVERTED as error:
         raise DataError(f"input {item.name!r} ({item.type}): {error}") from error

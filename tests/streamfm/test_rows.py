@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamfm.encoder.category import category_texts
+from streamfm.encoder.plain import PLAIN_TYPES, plain_array, plain_lists, plain_value
 from streamfm.errors import DataError, MissingColumnsError
 from streamfm.features import FeatureSpec
 from streamfm.rows import to_columns
@@ -455,3 +456,28 @@ def test_no_json_breaks_anything_but_by_a_data_error(row: dict[str, Any]) -> Non
         return
     assert 1 == count
     assert all(len(column) == 1 for column in columns.values())
+
+
+VALUES: dict[type, st.SearchStrategy[Any]] = {
+    str: st.text(max_size=5),
+    int: st.integers(-(2**63), 2**63 - 1),
+    float: st.floats(),
+    bool: st.booleans(),
+}
+
+
+@pytest.mark.parametrize("kind", VALUES)
+@given(data=st.data())
+def test_plain_values_are_the_arrays_that_arrow_makes_of_them(kind: type, data: st.DataObject) -> None:
+    values = data.draw(st.lists(st.none() | VALUES[kind], max_size=20))
+    expected = pa.array(values, PLAIN_TYPES[kind], from_pandas=True)
+    found = plain_array(values, kind)
+    found.validate(full=True)
+    assert expected.equals(found)
+    for value in values:
+        if value is not None and value == value:
+            assert pa.array([value], PLAIN_TYPES[kind]).equals(plain_value(value))
+    lists = [None if n % 5 == 4 else values[:n] for n in range(len(values))]
+    found = plain_lists(lists, kind)
+    found.validate(full=True)
+    assert pa.array(lists, pa.list_(PLAIN_TYPES[kind]), from_pandas=True).equals(found)

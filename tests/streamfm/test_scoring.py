@@ -542,3 +542,17 @@ def test_two_precisions_of_a_version_are_two_scorers(registry: Registry) -> None
     one, other = (load(registry.root / "ctr@champion", precision=precision).score(EVENT) for precision in precisions)
     assert one != other
     assert one == pytest.approx(other, abs=0.02)
+
+
+def test_dicts_are_scored_without_pandas_where_it_is_installed() -> None:
+    code = """
+    import sys
+    from streamfm.scoring import load
+    scorer = load(sys.argv[1])
+    row = {"user_id": "u", "app_id": 2.5, "genres": ["cards", None], "position": 3, "price": 1.5, "ts": 0}
+    for rows in (row, [row, {}], [row, dict.fromkeys(row)], {"position": 7.0, "user_id": float("nan"), "genres": []}):
+        scorer.score(rows)
+    print("pandas" in sys.modules)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(GOLDEN)]
+    assert "False\n" == subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
