@@ -15,7 +15,9 @@ FEATURES = (
 
 FOLDER = Path(__file__).resolve().parents[2] / "shared" / "data" / "frappe"
 
-PUBLISHED: dict[str, Any] = {"average": False, "plateau_patience": 1, "unknown_share": 0, "null_share": 0}
+PUBLISHED: dict[str, Any] = {
+    "average": False, "keep_by": "auc", "plateau_patience": 1, "unknown_share": 0, "null_share": 0,
+}  # fmt: skip
 """Where training as published (BARS, DeepFM on Frappe_x1) differs from `TrainSettings`' defaults."""
 
 

@@ -30,7 +30,7 @@ from streamfm.data.dataset import EncodedDataset
 from streamfm.encoder import Encoder
 from streamfm.evaluation.metrics import auc
 from streamfm.model import DeepFM, ModelSettings
-from streamfm.training import Plateau, TrainSettings, fit, predict_logits
+from streamfm.training import Plateau, TrainSettings, fit
 
 FACTORS, HIDDEN, BATCH, PENALTY = 10, (400, 400, 400), 4096, 0.05
 ROUNDS = 4
@@ -128,7 +128,7 @@ def main() -> None:
             """Test AUC, and rows/s of the best epoch."""
             model = DeepFM(encoder.layout, ModelSettings(factors=FACTORS, hidden=HIDDEN), seed=options.seed)
             done = fit(model, train, valid, replace(settings, max_epochs=max_epochs))
-            return auc(test.labels, predict_logits(model, test)), max(epoch.rows_per_s for epoch in done.epochs)
+            return auc(test.labels, model.predict_logits(test.ids)), max(epoch.rows_per_s for epoch in done.epochs)
 
         plain_auc = train_plainly(PlainLoop(train, options.seed), valid, test)
         our_auc, _ = ours(settings.max_epochs)

@@ -22,9 +22,12 @@ from streamfm.settings import ModelSettings
 __all__ = ["DeepFM", "ModelSettings", "pairwise_interactions"]
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from streamfm.encoder import Field, Layout
 
 TABLE_STANDARD_DEVIATION = 1e-4
+PREDICTION_ROWS = 8192
 
 
 def pairwise_interactions(vectors: Tensor) -> Tensor:
@@ -73,6 +76,24 @@ class DeepFM(nn.Module):
             weights: `[B, S]`, or None when every slot has weight 1.
         """
         return self.logits_of(nn.functional.embedding(ids, self.table), weights)
+
+    def predict_logits(self, ids: NDArray[np.int32], weights: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Logits float32 `[N]` of any number of encoded rows, as they are served: no drop-out, float32.
+
+        Args:
+            ids: `[N, S]`, may be mapped from a file.
+            weights: `[N, S]`, or None when every slot has weight 1.
+        """
+        logits = np.empty(len(ids), np.float32)
+        was_training = self.training
+        self.eval()
+        with torch.inference_mode():
+            for start in range(0, len(ids), PREDICTION_ROWS):
+                part = slice(start, start + PREDICTION_ROWS)
+                weights_part = None if weights is None else torch.tensor(weights[part])
+                logits[part] = self(torch.tensor(ids[part]), weights_part).numpy()
+        self.train(was_training)
+        return logits
 
     def logits_of(self, slots: Tensor, weights: Tensor | None = None) -> Tensor:
         """Logits `[B]` from table rows already gathered: `slots` is `[B, S, K + 1]`.

@@ -18,6 +18,7 @@ LEAST_BATCH_ROWS = 32
 
 _CHOICES = {
     "objective": ("binary", "regression"),
+    "keep_by": ("loss", "auc"),
     "precision": ("auto", "float32", "bfloat16"),
     "table_update": ("auto", "dense", "lazy"),
 }
@@ -66,7 +67,10 @@ class TrainSettings:
             handful of steps an epoch neither learns nor shows when it stops.
         learning_rate: Adam's, at first.
         max_epochs: Passes over the training rows at most.
-        plateau_factor: The learning rate is multiplied by this when validation stops improving.
+        keep_by: What tells the best epoch, whose weights are kept: the validation rows' "loss" (log loss, or squared
+            error), or their "auc", which does not see when probabilities become too sure.
+        plateau_factor: The learning rate is multiplied by this when validation (AUC; of a regression, the loss) stops
+            improving.
         plateau_patience: Epochs without improvement until then.
         plateaus: Training stops at this many plateaus.
         l2_factors: λ of λ/2·‖E‖², added to the mean loss for the factors.
@@ -90,6 +94,7 @@ class TrainSettings:
     least_steps: int = 40
     learning_rate: float = 1e-3
     max_epochs: int = 100
+    keep_by: Literal["loss", "auc"] = "loss"
     plateau_factor: float = 0.1
     plateau_patience: int = 2
     plateaus: int = 2
@@ -99,8 +104,8 @@ class TrainSettings:
     gradient_norm: float = 10.0
     average: bool = True
     average_decay: float = 0.99
-    unknown_share: float = 0.005
-    null_share: float = 0.005
+    unknown_share: float = 0.001
+    null_share: float = 0.001
     table_update: Literal["auto", "dense", "lazy"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: int | None = None
@@ -115,6 +120,8 @@ class TrainSettings:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise SpecError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
+        if self.objective == "regression" and self.keep_by == "auc":
+            raise SpecError("keep_by is 'auc', but a regression has no AUC", hint="keep by 'loss'")
         for name in ("batch_size", "max_epochs", "plateau_patience", "plateaus"):
             self._require(name, 2 if name == "batch_size" else 1)
         for name in ("l2_factors", "l2_first_order", "l2_deep", "gradient_norm", "seed", "least_steps"):

@@ -253,7 +253,6 @@ def torch_model(world: World) -> Scores:
     """The trained model itself, as training left it."""
     import torch
 
-    from streamfm.export.freezing import torch_logits
     from streamfm.model import DeepFM, ModelSettings
 
     settings: Any = world.scorer.bundle.manifest.training["model"]
@@ -261,7 +260,7 @@ def torch_model(world: World) -> Scores:
     weights = load_file(world.scorer.bundle.path / "weights.safetensors")
     model.load_state_dict({name: torch.tensor(w) for name, w in weights.items() if not name.startswith("training.")})
     encoded: Encoded = world.scorer.encoder.encode(*world.scorer.columns(world.events))
-    return _sigmoid(torch_logits(model, encoded))
+    return _sigmoid(model.predict_logits(encoded.ids, encoded.weights))
 
 
 # SQL.

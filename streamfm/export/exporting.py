@@ -24,7 +24,7 @@ from streamfm.bundle import Bundle, BundleWriter, LayoutFacts, Manifest, open_bu
 from streamfm.encoder import Encoded
 from streamfm.encoder.vocabulary import Vocabularies
 from streamfm.errors import DataError, SpecError
-from streamfm.export.freezing import freeze, torch_logits
+from streamfm.export.freezing import freeze
 from streamfm.export.graph import build_graph, build_int8_graph, calibrate
 from streamfm.export.network import Network
 from streamfm.export.parity import BATCH_SIZES, Proof, measure_int8, prove_fp32
@@ -142,7 +142,7 @@ def export_bundle(
         task=spec.task,
         layout=model.layout,
         rows=trained.proof.rows,
-        logits=torch_logits(model, trained.proof.rows),
+        logits=model.predict_logits(trained.proof.rows.ids, trained.proof.rows.weights),
         labels=trained.proof.labels,
         sample_weights=trained.proof.sample_weights,
     )

@@ -1,18 +1,14 @@
-"""From torch to plain arrays: what a trained model weighs, and what it answers. Legend: B rows."""
+"""From torch to plain arrays: what a trained model weighs."""
 
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from streamfm.encoder import Encoded
 from streamfm.errors import ParityError
 from streamfm.export.network import BatchNorm, Dense, Network, Task, folded
 from streamfm.model import DeepFM
-
-_PASS_ROWS = 2048
 
 Floats = NDArray[np.float32]
 
@@ -38,20 +34,6 @@ def freeze(model: DeepFM, task: Task) -> Network:
     )
     _check_finite(network)
     return network
-
-
-def torch_logits(model: DeepFM, rows: Encoded) -> Floats:
-    """The model's logits [B] as trained: no drop-out, float32."""
-    was_training = model.training
-    model.eval()
-    logits = np.empty(len(rows.ids), np.float32)
-    with torch.inference_mode():
-        for start in range(0, len(logits), _PASS_ROWS):
-            part = slice(start, start + _PASS_ROWS)
-            weights = None if rows.weights is None else torch.tensor(rows.weights[part])
-            logits[part] = model(torch.tensor(rows.ids[part]), weights).numpy()
-    model.train(was_training)
-    return logits
 
 
 def _batch_norm(module: nn.BatchNorm1d) -> BatchNorm:

@@ -237,9 +237,7 @@ class _Run:
         )
 
     def _evaluated(self, model: DeepFM, rows: EncodedDataset) -> Evaluation:
-        from streamfm.training import predict_logits
-
-        logits = predict_logits(model, rows)
+        logits = model.predict_logits(rows.ids, rows.weights)
         return measured(self._spec, rows, _sigmoid(logits) if self._spec.task == "binary" else logits)
 
     def _facts(self, report: TrainReport, rows: _Rows) -> dict[str, Any]:

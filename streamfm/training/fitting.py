@@ -28,7 +28,7 @@ from streamfm.training.checks import check_rows, mean_label, total_weight
 from streamfm.training.interruption import held_interrupts
 from streamfm.training.learner import IdReplacement, Learner, Snapshot
 
-__all__ = ["EpochReport", "Progress", "Silence", "TrainReport", "TrainSettings", "fit", "predict_logits"]
+__all__ = ["EpochReport", "Progress", "Silence", "TrainReport", "TrainSettings", "fit"]
 
 log = logging.getLogger(__name__)
 
@@ -88,22 +88,6 @@ def fit(
         return run.all_epochs(stopping)
 
 
-def predict_logits(model: DeepFM, rows: EncodedDataset, *, batch_size: int = 8192) -> NDArray[np.float32]:
-    """Logits float32 [N] of a dataset's rows in their order, as served: no drop-out, float32."""
-    logits = np.empty(len(rows), np.float32)
-    was_training = model.training
-    model.eval()
-    start = 0
-    with torch.inference_mode():
-        for batch in rows.batches(batch_size):
-            weights = None if batch.weights is None else torch.from_numpy(batch.weights)
-            part = model(torch.from_numpy(batch.ids), weights).numpy()
-            logits[start : start + len(part)] = part
-            start += len(part)
-    model.train(was_training)
-    return logits
-
-
 @dataclass(slots=True)
 class Plateau:
     """Watches a figure that should rise.
@@ -121,7 +105,7 @@ class Plateau:
 
     def observe(self, value: float) -> Outcome:
         """Take up a value."""
-        if value > self.best + _LEAST_IMPROVEMENT or self.best == -math.inf:
+        if _is_better(value, self.best):
             self.best, self._waited = value, 0
             return "improved"
         self._waited += 1
@@ -130,6 +114,10 @@ class Plateau:
         self._waited = 0
         self.plateaus += 1
         return "plateau"
+
+
+def _is_better(value: float, best: float) -> bool:
+    return value > best + _LEAST_IMPROVEMENT or best == -math.inf
 
 
 class _Run:
@@ -157,7 +145,7 @@ class _Run:
         self._replacement = IdReplacement(layout, settings.unknown_share, settings.null_share, replaced)
         self._plateau = Plateau(settings.plateau_patience)
         self._epochs: list[EpochReport] = []
-        self._best_epoch = 0
+        self._best_epoch, self._best_figure = 0, -math.inf
 
     def all_epochs(self, stopping: Callable[[], bool]) -> TrainReport:
         began = self._clock()
@@ -198,7 +186,11 @@ class _Run:
             return "interrupted"
         self._learner.settle()
         valid_loss, valid_auc = validate(self._learner.served, self._valid, self._settings)
+        # The AUC goes on rising while the loss rests, so it tells when the rate should fall; what is served are
+        # probabilities, so the loss tells, unless asked otherwise, which weights are the best.
         outcome = self._plateau.observe(-valid_loss if valid_auc is None else valid_auc)
+        figure = valid_auc if self._settings.keep_by == "auc" else -valid_loss
+        improved = figure is not None and _is_better(figure, self._best_figure)
         epoch = EpochReport(
             epoch=len(self._epochs) + 1,
             train_loss=loss,
@@ -207,12 +199,12 @@ class _Run:
             learning_rate=learning_rate,
             rows_per_s=rows / max(trained - began, 1e-9),
             seconds=self._clock() - began,
-            improved=outcome == "improved",
+            improved=improved,
         )
         self._epochs.append(epoch)
-        if outcome == "improved":
+        if figure is not None and improved:
             self._snapshot.take(self._learner.arrays())
-            self._best_epoch = epoch.epoch
+            self._best_epoch, self._best_figure = epoch.epoch, figure
         log.info("epoch %d: loss %.5f, valid loss %.5f, valid AUC %s", epoch.epoch, loss, valid_loss, valid_auc)
         self._progress.end_epoch(epoch)
         return outcome if finished else "interrupted"
@@ -249,7 +241,7 @@ class _Run:
 
 def validate(model: DeepFM, rows: EncodedDataset, settings: TrainSettings) -> tuple[float, float | None]:
     """Mean loss, and AUC (None for a regression), each weighted by the sample weights."""
-    logits = predict_logits(model, rows).astype(np.float64)
+    logits = model.predict_logits(rows.ids, rows.weights).astype(np.float64)
     labels = np.asarray(rows.labels, np.float64)
     weights = rows.sample_weights
     binary = settings.objective == "binary"

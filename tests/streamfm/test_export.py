@@ -18,7 +18,6 @@ from streamfm.encoder import Encoded, Encoder
 from streamfm.encoder.vocabulary import VALUES_SCHEMA, NumericStatistics, VocabularyWriter
 from streamfm.errors import BundleError, DataError, ParityError, SpecError
 from streamfm.export import ExportSettings, Provenance, Sample, Trained, export_bundle
-from streamfm.export.freezing import torch_logits
 from streamfm.export.weights import read_state
 from streamfm.features import FeatureSpec
 from streamfm.model import DeepFM, ModelSettings
@@ -146,7 +145,8 @@ def test_bundle_scores_raw_events_as_the_trained_model(
     case = Case(tmp_path, toml, hidden=hidden, task=task)
     bundle = export_bundle(models / "new", case.trained(), PROVENANCE)
     table = events(3000, seed=9)
-    logits = torch_logits(case.model, case.encoded(3000, seed=9)).astype(np.float64)
+    encoded = case.encoded(3000, seed=9)
+    logits = case.model.predict_logits(encoded.ids, encoded.weights).astype(np.float64)
     expected = 1 / (1 + np.exp(-logits)) if task == "binary" else logits
     np.testing.assert_allclose(Scorer(bundle).score(table), expected, atol=1e-5)
     assert np.abs(Scorer(bundle, precision="int8").score(table) - expected).mean() < 0.02

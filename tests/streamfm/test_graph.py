@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from streamfm.encoder import Encoded, Field, Layout
 from streamfm.errors import BundleError
-from streamfm.export.freezing import freeze, torch_logits
+from streamfm.export.freezing import freeze
 from streamfm.export.graph import Scales, build_graph, build_int8_graph, calibrate
 from streamfm.export.network import PASS_ROWS, BatchNorm, Dense, Network, folded
 from streamfm.model import DeepFM, ModelSettings
@@ -106,7 +106,7 @@ def test_graph_answers_as_the_definition_and_as_torch(model: DeepFM, count: int)
     expected = brute_force_logits(network, rows)
     size = np.maximum(1, np.abs(expected))
     assert np.abs((logits - expected) / size).max() < 1e-4
-    assert np.abs((torch_logits(model, rows) - expected) / size).max() < 1e-4
+    assert np.abs((model.predict_logits(rows.ids, rows.weights) - expected) / size).max() < 1e-4
 
 
 @pytest.mark.parametrize("lengths", [[1, 1, 1], [1, 3, 1], [2, 2], [4]])

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from streamfm.encoder import Encoded, Field, Layout
 from streamfm.errors import DataError, ParityError
-from streamfm.export.freezing import freeze, torch_logits
+from streamfm.export.freezing import freeze
 from streamfm.export.graph import build_graph, build_int8_graph, calibrate
 from streamfm.export.network import Task
 from streamfm.export.parity import Proof, measure_int8, prove_fp32
@@ -34,7 +34,7 @@ def proof_of(model: DeepFM, task: Task = "binary", *, rows: int = ROWS) -> Proof
     ids = random.integers(0, 20, (rows, 3), dtype=np.int32)
     weights = random.normal(size=(rows, 3)).astype(np.float32) if model.layout.weighted else None
     encoded = Encoded(ids, weights)
-    logits = torch_logits(model, encoded)
+    logits = model.predict_logits(encoded.ids, encoded.weights)
     labels = (random.random(rows) < 0.5 + 0.5 * np.tanh(logits)).astype(np.float32)
     return Proof(task=task, layout=model.layout, rows=encoded, logits=logits, labels=labels)
 
