@@ -61,7 +61,7 @@ def fit(
         on_interrupt: What Ctrl-C does: end with the best weights so far, or raise and keep nothing. A second Ctrl-C
             always raises.
         stop: Asked between two steps; True ends the training as Ctrl-C does.
-        state: `TrainReport.state` of an earlier run of the same model, to go on from.
+        state: `TrainReport.state` of an earlier run of the same model, to go on from: for fine-tuning, as is `stop`.
         folder: Where the best weights of a large table lie meanwhile; the system's temporary folder by default.
         clock: Seconds, for the report.
 
