@@ -73,6 +73,7 @@ _TRAINING = {
 }
 _FINE_POINTS = {
     "least_steps": "Steps of an epoch at least: few rows get smaller batches.",
+    "keep_by": "What tells the best epoch, whose weights are kept: the validation rows' log loss, or their AUC.",
     "plateau_patience": "Epochs without improvement that make a plateau, which lowers the learning rate.",
     "plateau_factor": "By this.",
     "plateaus": "Stop at this many.",
