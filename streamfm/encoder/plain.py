@@ -5,6 +5,7 @@ Not by pa.array(), which imports pandas wherever that is installed, at 0.2 s, an
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from struct import Struct
@@ -12,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 PLAIN_TYPES: dict[type, pa.DataType] = {
     str: pa.string(),
@@ -23,7 +23,7 @@ PLAIN_TYPES: dict[type, pa.DataType] = {
 }
 """The Arrow types that hold values of a Python type as they are; pyarrow would cut 3.5 to fit an integer type."""
 
-_DTYPES = {int: np.int64, float: np.float64, bool: np.bool_}
+_CODES = {int: "q", float: "d"}
 _ONES: dict[type, Callable[[Any], bytes]] = {int: Struct("=q").pack, float: Struct("=d").pack, bool: Struct("=?").pack}
 _OFFSETS = Struct("=ii").pack
 
@@ -53,14 +53,14 @@ def plain_array(values: Sequence[Any], kind: type) -> pa.Array:
     """
     if kind is type(None):
         return pa.nulls(len(values))
-    is_valid = np.array([value is not None for value in values], np.bool_)
+    # NaN differs from itself.
+    is_valid = [value is not None and value == value for value in values]
     if kind is str:
         texts = [b"" if value is None else value.encode() for value in values]
         buffers = [_offsets([len(text) for text in texts]), pa.py_buffer(b"".join(texts))]
     else:
-        numbers: NDArray[Any] = np.array([0 if value is None else value for value in values], _DTYPES[kind])
-        is_valid &= numbers == numbers
-        buffers = [pa.py_buffer(_bits(numbers) if kind is bool else numbers)]
+        numbers: list[Any] = [0 if value is None else value for value in values]
+        buffers = [_bits(numbers) if kind is bool else pa.py_buffer(array(_CODES[kind], numbers))]
     return pa.Array.from_buffers(PLAIN_TYPES[kind], len(values), [_validity(is_valid), *buffers])
 
 
@@ -76,21 +76,19 @@ def plain_lists(values: Sequence[Any], kind: type) -> pa.Array:
         if value is not None and not isinstance(value, (list, tuple)):
             raise TypeError(f"{type(value).__name__} is no list")
     elements = plain_array([element for value in values if value is not None for element in value], kind)
-    is_valid = np.array([value is not None for value in values], np.bool_)
+    is_valid = [value is not None for value in values]
     buffers = [_validity(is_valid), _offsets([0 if value is None else len(value) for value in values])]
     return pa.Array.from_buffers(pa.list_(elements.type), len(values), buffers, children=[elements])
 
 
 def _offsets(lengths: Sequence[int]) -> pa.Buffer:
-    offsets = [0, *accumulate(lengths)]
-    if offsets[-1] > np.iinfo(np.int32).max:
-        raise OverflowError("texts of more than 2 GiB in one column")
-    return pa.py_buffer(np.array(offsets, np.int32))
+    # int32: it refuses what is more.
+    return pa.py_buffer(array("i", [0, *accumulate(lengths)]))
 
 
-def _bits(flags: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    return np.packbits(flags, bitorder="little")
+def _bits(flags: Sequence[bool]) -> pa.Buffer:
+    return pa.py_buffer(np.packbits(np.array(flags, np.bool_), bitorder="little"))
 
 
-def _validity(is_valid: NDArray[np.bool_]) -> pa.Buffer | None:
-    return None if is_valid.all() else pa.py_buffer(_bits(is_valid))
+def _validity(is_valid: Sequence[bool]) -> pa.Buffer | None:
+    return None if all(is_valid) else _bits(is_valid)
