@@ -74,6 +74,12 @@ def test_missing_columns_of_a_row_are_null_and_extra_ones_are_ignored(db, scorer
     same([scorer.score({"user": "ann", "item": 7})], found)
 
 
+def test_a_struct_is_a_row_and_its_fields_are_found_by_name(db, scorer):
+    expected = scorer.score({"user": "ann", "item": 7})
+    same([expected], column(db, "SELECT deepfm_score({'item': 7, 'USER': 'ann', 'other': 1})"))
+    same([expected], column(db, "SELECT deepfm_score(struct_pack(item := 7, user := 'ann'))"))
+
+
 @pytest.mark.parametrize(
     ("name", "value", "python"),
     [
@@ -136,7 +142,9 @@ def test_types_of_sql_are_the_same_categories_by_value_in_a_row_and_in_a_column(
         ("deepfm_score(stock := e)", "only the first argument may be a whole row"),
         ("deepfm_score(MAP {'user': 'ann'})", "got MAP(VARCHAR, VARCHAR)"),
         ("deepfm_score(usr := 'ann')", "user := NULL"),
-        ("deepfm_score({'none': 1})", "none"),
+        ("deepfm_score({'none': 1})", 'at least one matching member, inputs are (STRUCT("none" INTEGER)) and (STRUCT('),
+        ("deepfm_score(row(1, 2))", "Cannot cast STRUCTs of different size"),
+        ("deepfm_score(row(1, 2, 3, 4, 5, 6, 7, 8, 9, 10))", "may be a whole row, with named columns"),
         ("deepfm_embedding('nope', user)", "no feature 'nope'"),
     ],
 )
