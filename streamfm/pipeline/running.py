@@ -127,7 +127,8 @@ def train(
     Raises:
         SpecError: The specification cannot be used.
         DataError: The rows cannot be used; names the file, column and row, or the feature.
-        BundleError: The bundle cannot be written there, or the disk has no room for it; told before training.
+        BundleError: The bundle cannot be written there, the disk has no room for it, or an ONNX file none for its
+            table; told before training.
         ParityError: The exported network does not answer as the trained one.
         StreamFMError: torch is not installed.
         KeyboardInterrupt: Ctrl-C before there was a model, or with `on_interrupt` "discard".
@@ -186,13 +187,13 @@ class _Run:
         self._progress.stage("counting", 0, rows.train.source.rows)
         vocabularies = fit_vocabularies(rows.train, self._spec, self._folder / "vocabulary")
         encoder = Encoder(self._spec, vocabularies)
+        model = self._model(encoder)
         with ExitStack() as stack:
             train_set = stack.enter_context(self._encoded(rows.train, encoder, "training rows"))
             valid_set = stack.enter_context(self._encoded(rows.valid, encoder, "validation rows"))
             test_set = None
             if rows.test is not None:
                 test_set = stack.enter_context(self._encoded(rows.test, encoder, "test rows"))
-            model = self._model(encoder)
             with room_held(self._out, self._sizes(model, vocabularies)):
                 report = self._fit(model, train_set, valid_set)
                 evaluation = self._evaluated(model, valid_set)
@@ -211,10 +212,12 @@ class _Run:
         )
 
     def _model(self, encoder: Encoder) -> DeepFM:
+        from streamfm.export.graph import check_table
         from streamfm.model import DeepFM, ModelSettings
 
-        settings = self._settings
-        return DeepFM(encoder.layout, settings.model or ModelSettings(), seed=settings.training.seed)
+        settings = self._settings.model or ModelSettings()
+        check_table(encoder.layout.rows, settings.factors + 1)
+        return DeepFM(encoder.layout, settings, seed=self._settings.training.seed)
 
     def _sizes(self, model: DeepFM, vocabularies: Vocabularies) -> list[int]:
         from streamfm.export import ExportSettings

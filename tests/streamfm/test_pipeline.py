@@ -247,6 +247,14 @@ def test_rows_to_test_on_that_cannot_be_used_are_refused_before_training(
     assert [] == list(tmp_path.iterdir())
 
 
+def test_a_table_that_no_network_can_hold_is_refused_before_any_row_is_encoded(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, model=ModelSettings(factors=50_000_000, hidden=()))
+    ear = Ear()
+    with pytest.raises(BundleError, match=r"the table of [0-9]+ rows takes .* GB, an ONNX file holds 2 GB"):
+        train_small(EVENTS, tmp_path / "ctr", settings=settings, progress=ear)
+    assert {"counting"} == set(ear.heard)
+
+
 @pytest.mark.parametrize("table_update", ["dense", "lazy"])
 @pytest.mark.parametrize("average", [True, False])
 def test_the_room_that_is_held_is_a_little_more_than_what_the_bundle_takes(

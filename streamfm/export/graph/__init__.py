@@ -3,7 +3,7 @@
 Built by hand from few nodes with `onnx.helper`: the same weights give the same bytes, whatever exporter torch ships.
 """
 
-from streamfm.export.graph.build import build_graph
+from streamfm.export.graph.build import build_graph, check_table
 from streamfm.export.graph.int8 import Scales, build_int8_graph, calibrate
 from streamfm.export.network import BatchNorm, Dense, Network, Task, folded
 
@@ -16,5 +16,6 @@ __all__ = [
     "build_graph",
     "build_int8_graph",
     "calibrate",
+    "check_table",
     "folded",
 ]

@@ -52,7 +52,7 @@ def build_graph(network: Network, deep_part: DeepPart | None = None) -> onnx.Mod
     Raises:
         BundleError: The table is larger than an ONNX file can be.
     """
-    _check_size(network)
+    check_table(*network.table.shape)
     nodes = Nodes()
     fields = _fields(nodes, network)
     logits = _factorisation_machine(nodes, network, fields)
@@ -69,10 +69,20 @@ def build_graph(network: Network, deep_part: DeepPart | None = None) -> onnx.Mod
     return nodes.model(inputs, outputs)
 
 
-def _check_size(network: Network) -> None:
-    if network.table.nbytes > LARGEST_TABLE_BYTES:
+def check_table(rows: int, columns: int) -> None:
+    """Refuse a table that no served graph can hold.
+
+    Args:
+        rows: R of the table.
+        columns: K + 1.
+
+    Raises:
+        BundleError: It is larger than an ONNX file can be.
+    """
+    size = rows * columns * np.dtype(np.float32).itemsize
+    if size > LARGEST_TABLE_BYTES:
         raise BundleError(
-            f"model.onnx: the table of {network.table.shape[0]:,} rows takes {network.table.nbytes / 1e9:.1f} GB, "
+            f"model.onnx: the table of {rows:,} rows takes {size / 1e9:.1f} GB, "
             f"an ONNX file holds {LARGEST_TABLE_BYTES / 1e9:.0f} GB",
             hint="raise min_count, hash the largest feature into fewer buckets, or use fewer factors",
         )
