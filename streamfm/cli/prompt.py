@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,6 @@ from streamfm.cli.complaints import complaint, is_interruption
 from streamfm.cli.console import answer, print_table, say
 
 if TYPE_CHECKING:
-    from streamfm.cli.query import Show
     from udfs.duckdb_udf import Registration
 
 HISTORY_LINES = 1000
@@ -34,9 +33,9 @@ Files are read in place: FROM 'events.parquet', FROM 'log/*.csv'.
 class Prompt:
     """Reads statements from a terminal."""
 
-    def __init__(self, registration: Registration, show: Show) -> None:
-        """Ask the registered model; `show` runs what is typed."""
-        self._registration, self._show = registration, show
+    def __init__(self, registration: Registration, run: Callable[[str], None]) -> None:
+        """Ask the registered model; `run` runs what is typed."""
+        self._registration, self._run_script = registration, run
         self._name, self._scorer = registration.name, registration.scorer
 
     def run(self) -> None:
@@ -50,7 +49,7 @@ class Prompt:
                     if text.startswith("."):
                         self._command(text)
                     else:
-                        self._show.script(text)
+                        self._run_script(text)
                 except BrokenPipeError:
                     raise
                 except (Exception, KeyboardInterrupt) as error:

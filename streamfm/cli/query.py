@@ -57,7 +57,7 @@ def sql(
         registration = register(connection, reference, name=name, precision=precision, temporary=True)
         show = Show(connection, max_rows=max_rows, as_csv=as_csv)
         if query is None and sys.stdin.isatty():
-            Prompt(registration, show).run()
+            Prompt(registration, show.script).run()
         else:
             show.script(sys.stdin.read() if query is None else query)
 
