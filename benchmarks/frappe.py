@@ -14,9 +14,12 @@ the Scorer answers, from raw values.
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -30,6 +33,11 @@ from streamfm.pipeline import PipelineSettings
 from streamfm.settings import TrainSettings
 
 SEEDS = (2021, 2022, 2023)
+
+
+def changed(settings: PipelineSettings, change: dict[str, Any]) -> PipelineSettings:
+    """The same with other training settings."""
+    return replace(settings, training=replace(settings.training, **change))
 
 
 def published(seed: int, threads: int) -> PipelineSettings:
@@ -61,6 +69,7 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     arguments.add_argument("--only", choices=["published", "defaults"])
+    arguments.add_argument("--change", type=json.loads, default={}, help='of TrainSettings: {"average": false}')
     options = arguments.parse_args()
     files = frappe_files(options.data)
     kinds = {"published": (published, 0.98395, 0.1495), "defaults": (defaults, 0.98607, None)}
@@ -70,9 +79,8 @@ def main() -> None:
             continue
         print(f"{name}:", flush=True)
         with tempfile.TemporaryDirectory() as folder:
-            figures = np.array(
-                [measure(files, settings(seed, options.threads), Path(folder) / str(seed)) for seed in options.seeds]
-            )
+            told = [changed(settings(seed, options.threads), options.change) for seed in options.seeds]
+            figures = np.array([measure(files, one, Path(folder) / str(one.training.seed)) for one in told])
         better = {"limit": limit, "higher_is_better": True}
         report(f"frappe_{name}_auc_mean", figures[:, 0].mean(), "AUC", goal=goals[name][0], **better)
         if name == "published":
