@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streamfm.bundle import Bundle, open_bundle
+from streamfm.bundle.session import open_session
 from streamfm.encoder import Encoded, Encoder
 from streamfm.errors import BundleError, DataError, SpecError
 from streamfm.explanation import Explanation, Parameters, explain
@@ -265,20 +266,7 @@ def _deriver(bundle: Bundle) -> Deriver:
 
 
 def _open_session(bundle: Bundle, file: str, threads: int) -> onnxruntime.InferenceSession:
-    # The wheels report to their maker, those for Linux too.
-    onnxruntime.disable_telemetry_events()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # Threads that spin while they wait take the cores from DuckDB's.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
     if file not in bundle.manifest.files:
         have = [precision for precision, name in MODEL_FILES.items() if name in bundle.manifest.files]
         raise BundleError(f"{bundle.path}: {file}: the bundle has no such network", hint=f"it has {', '.join(have)}")
-    model = bundle.read(file)
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    # onnxruntime's exceptions have no base in common.
-    except Exception as error:
-        raise BundleError(f"{bundle.path}: {file}: onnxruntime refuses it: {error}") from error
+    return open_session(bundle.read(file), name=f"{bundle.path}: {file}", threads=threads)

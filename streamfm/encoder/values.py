@@ -42,12 +42,17 @@ def to_array(values: Sequence[Any], item: Input) -> pa.Array:
         kind = pa.date32() if item.family == "date" else _INSTANT
         converted = _each(values, partial(_of_list, convert=read) if item.is_list else read, item)
         return _typed(converted, pa.list_(kind) if item.is_list else kind, item)
+    if item.is_list:
+        # Data frames write NaN where a list is missing.
+        values = [None if _is_missing(value) else value for value in values]
     kinds = _kinds(values, item)
+    # Data frames read lists from files as NumPy's arrays, which are pyarrow's to read.
+    of_arrays = item.is_list and any(isinstance(value, np.ndarray) for value in values)
     try:
-        if len(kinds) <= 1 and kinds <= PLAIN_TYPES.keys():
+        if len(kinds) <= 1 and kinds <= PLAIN_TYPES.keys() and not of_arrays:
             kind = next(iter(kinds), type(None))
             return plain_lists(values, kind) if item.is_list else plain_array(values, kind)
-        if len(kinds) == 1 or all(issubclass(kind, _NUMBERS) and kind is not bool for kind in kinds):
+        if len(kinds) <= 1 or all(issubclass(kind, _NUMBERS) and kind is not bool for kind in kinds):
             return pa.array(values, from_pandas=True)
     except _NOT_CONVERTED:
         pass

@@ -28,8 +28,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from streamfm.bundle.session import open_session
 from streamfm.encoder import Encoded, Layout
-from streamfm.errors import DataError, ParityError
+from streamfm.errors import BundleError, DataError, ParityError
 from streamfm.evaluation.metrics import auc, estimate_rmse, log_loss
 from streamfm.evaluation.samples import UndefinedMeasureError
 from streamfm.export.network import Task
@@ -143,15 +144,10 @@ def measure_int8(path: Path, proof: Proof) -> Facts:
 
 def _open(path: Path, layout: Layout) -> onnxruntime.InferenceSession:
     """The network, with the interface that a bundle's has: names, types, shapes, any number of rows."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    # onnxruntime's exceptions have no base in common.
-    except Exception as error:
-        raise ParityError(f"{path.name}: onnxruntime refuses it: {error}") from error
+        session = open_session(path.read_bytes(), name=path.name, threads=1)
+    except BundleError as error:
+        raise ParityError(error.message) from error
     expected = {"ids": ("tensor(int32)", ["any", layout.slots])}
     if layout.weighted:
         expected["weights"] = ("tensor(float)", ["any", layout.slots])

@@ -82,11 +82,6 @@ class FeatureSpec:
         return tuple(i.name for i in self.inputs)
 
     @cached_property
-    def temporal_names(self) -> frozenset[str]:
-        """Names of the inputs that are dates or instants."""
-        return frozenset(i.name for i in self.inputs if i.is_temporal)
-
-    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the meaning (comments and layout of the TOML do not count), in hexadecimal."""
         meaning = {

@@ -68,7 +68,6 @@ def test_the_example_says_what_it_says() -> None:
     columns = (spec.label, spec.task, spec.weight, spec.group, spec.event_time, spec.event_id)
     assert ("clicked", "binary", "importance", "user_id", "ts", "id") == columns
     assert ("user_id", "price", "ts", "genres", "last_genre") == spec.input_names
-    assert frozenset({"ts"}) == spec.temporal_names
     assert Input(name="price", type="DECIMAL(10,2)", json="number") == spec.input("price")
     assert Input(name="ts", type="TIMESTAMP", json="epoch_ms") == spec.input("ts")
     features = {feature.name: feature for feature in spec.features}

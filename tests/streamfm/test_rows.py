@@ -429,6 +429,19 @@ def test_lists_of_any_values(value: Any, expected: list[str | None]) -> None:
     assert expected == [None if element is None else str(element) for element in found]
 
 
+@pytest.mark.parametrize("one", [["a", "b"], np.array(["a", "b"]), np.array(["a", "b"], object)])
+@pytest.mark.parametrize("missing", [None, math.nan, pd.NA])
+def test_a_data_frame_has_lists_of_either_kind_and_writes_nan_where_one_is_missing(one: Any, missing: Any) -> None:
+    frame = pd.DataFrame({"genres": pd.Series([one, missing, []], dtype=object)})
+    assert [["a", "b"], None, []] == texts(frame)["genres"]
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.float32, np.float64])
+def test_arrays_of_numbers_are_lists_of_their_type(kind: type) -> None:
+    columns, _ = to_columns(pd.DataFrame({"genres": [np.array([1, 0.5], kind), np.array([], kind)]}), SPEC)
+    assert pa.list_(pa.from_numpy_dtype(kind)) == columns["genres"].type
+
+
 def test_a_text_where_a_list_is_expected_is_not_cut_into_letters() -> None:
     columns, _ = to_columns({"genres": "abc"}, SPEC)
     assert ["abc"] == columns["genres"].to_pylist()
