@@ -104,8 +104,8 @@ class TrainSettings:
     gradient_norm: float = 10.0
     average: bool = True
     average_decay: float = 0.99
-    unknown_share: float = 0.001
-    null_share: float = 0.001
+    unknown_share: float = 0.005
+    null_share: float = 0.005
     table_update: Literal["auto", "dense", "lazy"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: int | None = None
