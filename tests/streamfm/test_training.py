@@ -139,13 +139,15 @@ def test_the_rate_falls_at_a_plateau_and_the_second_ends_the_training(rows: Rows
     assert [0.03 * 0.2] * (len(rates) - first - 1) == rates[first + 1 :]
 
 
-def test_the_best_epoch_has_the_least_loss_or_the_highest_auc(rows: Rows) -> None:
-    settings = replace(SETTINGS, max_epochs=12, plateaus=12, average=False)
-    by_loss, by_auc = (train(rows, replace(settings, keep_by=figure))[1] for figure in ("loss", "auc"))
+def test_the_best_epoch_has_the_least_loss_or_the_highest_auc(rows: Rows, tmp_path: Path) -> None:
+    few = write(tmp_path / "few", 300, 1)
+    settings = replace(SETTINGS, max_epochs=25, plateau_patience=25, learning_rate=0.02, average=False, l2_factors=0)
+    by_loss, by_auc = (train((few, rows[1]), replace(settings, keep_by=figure))[1] for figure in ("loss", "auc"))
     assert [epoch.valid_auc for epoch in by_loss.epochs] == [epoch.valid_auc for epoch in by_auc.epochs]
     assert by_loss.best.valid_loss == min(epoch.valid_loss for epoch in by_loss.epochs)
     assert by_auc.best.valid_auc == max(epoch.valid_auc for epoch in by_auc.epochs)
-    assert by_loss.best_epoch != by_auc.best_epoch
+    # Too few rows: the probabilities become far too sure while their order still improves.
+    assert by_loss.best.valid_loss < by_auc.best.valid_loss - 0.05
 
 
 def test_a_plateau_takes_patience() -> None:
