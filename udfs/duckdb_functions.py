@@ -16,7 +16,7 @@ from streamfm.explanation import Explanation, Parameters
 from streamfm.features import Feature
 from streamfm.rows import Columns
 from streamfm.scoring import Scorer
-from udfs.duckdb_types import Argument, is_row, read_as, read_back
+from udfs.duckdb_types import Argument, is_row, map_values, read_as, read_back
 
 Column: TypeAlias = "pa.Array | pa.ChunkedArray"
 
@@ -156,7 +156,10 @@ def _one_chunk(column: Column) -> pa.Array:
 
 def _plain(array: pa.Array) -> pa.Array:
     # SET arrow_lossless_conversion dresses types up.
-    return array.storage.cast(pa.bool_()) if array.type == _BOOL8 else array
+    is_list = pa.types.is_nested(array.type) and not pa.types.is_struct(array.type)
+    if (array.type.value_type if is_list else array.type) != _BOOL8:
+        return array
+    return map_values(array, lambda values: values.storage.cast(pa.bool_()))
 
 
 _BOOL8 = pa.bool8()

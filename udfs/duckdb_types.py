@@ -3,10 +3,10 @@
 What an input takes is streamfm.features.accepted's rule. How values are carried:
 
     the input is used as         given by itself            out of a whole row
-    category, list of categories itself; declared as text:  as its text
-                                 as its text
+    category, list of categories itself; as its text where  as its text
+                                 declared text or HUGEINT
       declared FLOAT, DOUBLE     DOUBLE                     DOUBLE
-      or DECIMAL
+      declared DATE, TIMESTAMP   the declared type          the declared type
       declared TIMESTAMPTZ       itself                     TIMESTAMPTZ
     number                       DOUBLE                     DOUBLE
     column of an SQL feature     the declared type          the declared type
@@ -18,9 +18,10 @@ where the canonical text is '1', so `read_as` tells, once a query, what a text i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -40,9 +41,13 @@ _READ_AS: Mapping[str, pa.DataType] = {
     **dict.fromkeys(("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"), pa.int64()),
     **dict.fromkeys(("HUGEINT", "UBIGINT", "UHUGEINT"), pa.decimal256(76, 0)),
     "BOOLEAN": pa.bool_(),
-    "DATE": pa.date32(),
-    **dict.fromkeys(("TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS"), pa.timestamp("us")),
 }
+_ENCODED_AS: Mapping[str, str] = {
+    **dict.fromkeys(("FLOAT", "DOUBLE"), "DOUBLE"),
+    **{name: name for name in ("DATE", "TIMESTAMP", "TIMESTAMPTZ")},
+}
+_HUGE = ("HUGEINT", "UHUGEINT")
+"""Arrow has no such type: DuckDB hands some of them over as DOUBLE."""
 _QUOTED_NAME = re.compile(r'"((?:[^"]|"")*)" (.*)', re.DOTALL)
 
 
@@ -70,7 +75,8 @@ class Argument:
         """The SQL that hands a value of this input, given by itself, to the encoder."""
         source, kind = quoted(self.item.name), self._encoded
         # ENUM becomes text here: as a dictionary it would be rebuilt for every 2,048 rows.
-        return f"TRY_CAST({source} AS {self._as_list(kind)})" if kind == "DOUBLE" or self._is_text else source
+        is_cast = kind in ("DOUBLE", "DATE", "TIMESTAMP") or self._is_text
+        return f"TRY_CAST({source} AS {self._as_list(kind)})" if is_cast else source
 
     @property
     def carrier(self) -> str:
@@ -109,11 +115,16 @@ class Argument:
     def _encoded(self) -> str:
         if self.uses - {"sql"} == {"number"}:
             return "DOUBLE"
-        return {"real": "DOUBLE", "timestamptz": "TIMESTAMPTZ"}.get(self.item.family, "VARCHAR")
+        return _ENCODED_AS.get(self._element, "VARCHAR")
 
     @property
     def _is_text(self) -> bool:
-        return self.item.family == "text" and "number" not in self.uses
+        return (self.item.family == "text" or self._element in _HUGE) and "number" not in self.uses
+
+    @property
+    def _element(self) -> str:
+        """The declared type, of a list that of its elements, without parameters."""
+        return of_sql(self.item.type).name
 
     def _as_list(self, kind: str) -> str:
         return kind + "[]" if self.item.is_list else kind
@@ -153,7 +164,17 @@ def _cast_row(row: str, carriers: Mapping[str, str]) -> str:
 def read_back(array: pa.Array, name: str) -> pa.Array:
     """Texts that SQL made of values of a type, or lists of them, as that type again."""
     kind = _READ_AS[name]
-    return pc.cast(array, pa.list_(kind) if pa.types.is_nested(array.type) else kind)
+    # Arrow casts views of texts to few types, and views of lists wrongly.
+    return map_values(array, lambda values: pc.cast(pc.cast(values, pa.string()), kind))
+
+
+def map_values(array: pa.Array, change: Callable[[pa.Array], pa.Array]) -> pa.Array:
+    """The array with its values, of lists their elements, changed."""
+    if not pa.types.is_nested(array.type):
+        return change(array)
+    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return pa.LargeListArray.from_arrays(pa.array(offsets), change(array.flatten()), mask=pc.is_null(array))
 
 
 def derived_values(expressions: Mapping[str, Expression], arguments: Sequence[Argument], row: str) -> Iterator[str]:
@@ -195,7 +216,7 @@ def read_as(kinds: Sequence[str], inputs: Sequence[Input], arguments: Sequence[A
 
 def _given(kinds: Sequence[str], inputs: Sequence[Input]) -> tuple[bool, dict[str, str]]:
     """Whether it is a whole row, and the SQL type of what is given for each input."""
-    if kinds and kinds[0].startswith("STRUCT("):
+    if kinds and kinds[0].startswith("STRUCT(") and kinds[0].endswith(")"):
         fields = {name.casefold(): kind for name, kind in struct_fields(kinds[0])}
         return True, {item.name: fields.get(item.name.casefold(), '"NULL"') for item in inputs}
     return False, dict(zip((item.name for item in inputs), kinds, strict=True))

@@ -12,6 +12,7 @@ import pytest
 from streamfm.scoring import load
 from udfs.duckdb_udf import register
 
+COLUMNS_OF_ONE = ("text", "whole", "twice", "real", "single", "exact", "cents", "flag", "day", "time")
 SPEC = (
     """
 format = 1
@@ -22,6 +23,8 @@ whole = "BIGINT"
 twice = "INTEGER"
 real = "DOUBLE"
 single = "FLOAT"
+exact = "DECIMAL(38,0)"
+cents = "DECIMAL(9,2)"
 flag = "BOOLEAN"
 day = "DATE"
 time = "TIMESTAMP"
@@ -33,7 +36,7 @@ reals = "DOUBLE[]"
     + "\n".join(
         f"{name} = {{ kind = '{kind}', table = 'anything' }}"
         for name, kind in [
-            *((name, "categorical") for name in ("text", "whole", "twice", "real", "single", "flag", "day", "time")),
+            *((name, "categorical") for name in COLUMNS_OF_ONE),
             *((name, "multivalued") for name in ("texts", "wholes", "reals")),
         ]
     )
@@ -64,7 +67,7 @@ NUMBERS = ("double", "float", "decimal", "whole decimal", "bigint", "ubigint", "
 TAKEN = {
     **dict.fromkeys(("text", "whole", "flag"), tuple(COLUMNS)),
     **dict.fromkeys(("day", "time"), ("date", "timestamp", "timestamp in s", "timestamp in ns")),
-    **dict.fromkeys(("twice", "real", "single"), NUMBERS),
+    **dict.fromkeys(("twice", "real", "single", "exact", "cents"), NUMBERS),
     **dict.fromkeys(("texts", "wholes"), tuple(name for name in COLUMNS if name != "dictionary")),
     "reals": NUMBERS,
 }
@@ -97,6 +100,36 @@ def test_columns_are_the_same_in_arrow_and_in_sql(database, plain, name, kind):
     assert expected == answers(database, f"SELECT deepfm_score({name} := {name}) FROM columns")
     assert expected == answers(database, "SELECT deepfm_score(columns) FROM columns")
     assert expected == answers(database, f"SELECT deepfm_score(t) FROM (SELECT 'x' AS other, {name} FROM columns) t")
+
+
+@pytest.mark.parametrize(
+    "setting", ["arrow_output_list_view", "produce_arrow_string_view", "arrow_lossless_conversion"]
+)
+def test_the_forms_in_which_duckdb_exports_arrow_change_nothing(plain, setting):
+    with duckdb.connect() as con:
+        register(con, plain)
+        con.execute("""
+            CREATE TABLE t AS SELECT i * 0.5::DOUBLE AS text, [i * 1.5, i, NULL] AS wholes, [i % 2 = 0] AS texts,
+                DATE '2026-01-01' + i::INTEGER AS flag FROM range(3000) r(i)""")
+        expected = pytest.approx(plain.score(con.sql("FROM t").to_arrow_table()), abs=1e-6)
+        con.execute(f"SET {setting} = true")
+        assert expected == answers(con, "SELECT deepfm_score(t) FROM t")
+        by_name = "deepfm_score(text := text, wholes := wholes, texts := texts, flag := flag)"
+        assert expected == answers(con, f"SELECT {by_name} FROM t")
+
+
+@pytest.mark.parametrize(
+    "value", ["'infinity'::DATE", "'infinity'::TIMESTAMP", "DATE '20000-01-01'", "DATE '0044-03-15 (BC)'"]
+)
+@pytest.mark.parametrize("name", ["day", "time"])
+def test_dates_beyond_all_calendars_are_the_same_by_name_and_by_row(database, name, value):
+    (by_name,) = answers(database, f"SELECT deepfm_score({name} := {value})")
+    assert [by_name] == answers(database, f"SELECT deepfm_score(t) FROM (SELECT {value} AS {name}, 1 AS other) t")
+
+
+def test_a_list_of_rows_is_refused_by_its_type(database):
+    with pytest.raises(duckdb.Error, match=r'got STRUCT\("text" VARCHAR\)\[\], expected single'):
+        database.execute("SELECT deepfm_score([{'text': 'x'}])")
 
 
 def test_the_columns_tell_a_category_from_another(plain):

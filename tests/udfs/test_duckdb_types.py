@@ -87,7 +87,7 @@ CARRIERS = {
     "price": "DOUBLE",
     "stock": "DOUBLE",
     "both": "VARCHAR",
-    "amount": "DOUBLE",
+    "amount": "VARCHAR",
     "ts": "TIMESTAMP",
     "at": "TIMESTAMPTZ",
     "seen": "TIMESTAMPTZ",
