@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import random
 import re
 import uuid
 from decimal import Decimal
@@ -20,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamfm.encoder import category
-from streamfm.encoder.category import as_declared, canonical, category_texts
+from streamfm.encoder.category import as_declared, as_double, canonical, category_texts
 from streamfm.errors import DataError
 
 SIGNED = [pa.int8(), pa.int16(), pa.int32(), pa.int64()]
@@ -298,6 +299,7 @@ def test_where_sql_casts_to_text_it_gives_the_same_text(value: str) -> None:
         (pa.array([0.1], pa.float64()), "FLOAT", ["0.1"]),
         (pa.array([16_777_217]), "FLOAT", ["16777216"]),
         (pa.array([Decimal("1.50")]), "DOUBLE", ["1.5"]),
+        (pa.array([Decimal("0.3"), Decimal("0.7")]), "DOUBLE", ["0.3", "0.7"]),
         (pa.array([1, 0, -2, None]), "BOOLEAN", ["true", "false", "true", None]),
         (pa.array([0.5, 0.0, math.nan]), "BOOLEAN", ["true", "false", None]),
         (pa.array([True]), "BOOLEAN", ["true"]),
@@ -334,6 +336,28 @@ def test_sql_casts_to_the_declared_type_alike(value: str, declared: str) -> None
     plain, cast = duckdb.sql(f"SELECT {value} AS plain, CAST({value} AS {declared}) AS done").to_arrow_table().columns
     ours = category_texts(as_declared(plain.combine_chunks(), declared))
     assert category_texts(cast.combine_chunks()).to_pylist() == ours.to_pylist()
+
+
+DECIMAL_TYPES = [
+    *(pa.decimal128(9, 2), pa.decimal128(18, 4), pa.decimal128(18, 0), pa.decimal128(38, 10), pa.decimal128(38, 30)),
+    *(pa.decimal32(9, 2), pa.decimal64(18, 4)),
+]
+
+
+@pytest.mark.parametrize("kind", DECIMAL_TYPES, ids=str)
+def test_a_decimal_is_the_nearest_double_as_in_sql(kind: pa.DataType) -> None:
+    generator = random.Random(1)
+    values = [Decimal(generator.randrange(10**kind.precision)).scaleb(-kind.scale) for _ in range(2000)]
+    column = pa.array([*values, None], kind)
+    doubles = as_double(column).to_pylist()
+    assert [float(value) for value in column.to_pylist()[:-1]] == doubles[:-1]
+    decimals = pa.table({"decimal": column})
+    assert doubles == [double for (double,) in duckdb.sql("SELECT decimal::DOUBLE FROM decimals").fetchall()]
+
+
+def test_a_decimal_wider_or_smaller_than_sql_has_is_the_nearest_double() -> None:
+    assert [1e50, 0.3] == as_double(pa.array([Decimal(10**50), Decimal("0.3")], pa.decimal256(76, 20))).to_pylist()
+    assert [1e-30] == as_double(pa.array([Decimal("1e-30")])).to_pylist()
 
 
 EXAMPLES = {

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamfm.encoder.category import category_texts
+from streamfm.encoder.category import as_double, category_texts
 from streamfm.encoder.plain import PLAIN_TYPES, plain_array, plain_lists, plain_value
 from streamfm.errors import DataError, MissingColumnsError
 from streamfm.features import FeatureSpec
@@ -253,6 +253,13 @@ def test_numbers_of_several_types_stay_numbers() -> None:
     assert [1.0, 2.0, 2.5] == columns["item"].to_pylist()
     columns, _ = to_columns([{"item": 2**70}, {"item": 1}, {"item": pd.NA}], SPEC)
     assert pa.types.is_decimal(columns["item"].type)
+
+
+@pytest.mark.parametrize("other", [Decimal("2.5"), 0.3, np.float32(0.5), True, None])
+def test_a_decimal_is_the_float_of_its_digits_alone_and_beside_others(other: Any) -> None:
+    columns, _ = to_columns([{"price": Decimal("0.3")}, {"price": other}], SPEC)
+    assert 0.3 == as_double(columns["price"])[0].as_py()
+    assert 0.3 == as_double(to_columns({"price": Decimal("0.3")}, SPEC)[0]["price"])[0].as_py()
 
 
 def test_a_number_is_never_cut_to_fit_its_declared_type() -> None:
