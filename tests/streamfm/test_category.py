@@ -351,8 +351,8 @@ def test_a_decimal_is_the_nearest_double_as_in_sql(kind: pa.DataType) -> None:
     column = pa.array([*values, None], kind)
     doubles = as_double(column).to_pylist()
     assert [float(value) for value in column.to_pylist()[:-1]] == doubles[:-1]
-    decimals = pa.table({"decimal": column})
-    assert doubles == [double for (double,) in duckdb.sql("SELECT decimal::DOUBLE FROM decimals").fetchall()]
+    decimals = duckdb.from_arrow(pa.table({"decimal": column}))
+    assert doubles == [double for (double,) in decimals.select("decimal::DOUBLE").fetchall()]
 
 
 def test_a_decimal_wider_or_smaller_than_sql_has_is_the_nearest_double() -> None:
