@@ -13,6 +13,7 @@ loss may disagree, so both are printed.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -83,13 +84,15 @@ def main() -> None:
     arguments.add_argument("--data", type=Path, default=FILE, help="the file stream.parquet")
     arguments.add_argument("--threads", type=int, default=2)
     arguments.add_argument("--seeds", type=int, nargs="+", default=(1, 2, 3))
+    arguments.add_argument("--change", type=json.loads, default={}, help='of TrainSettings: {"unknown_share": 0.001}')
     options = arguments.parse_args()
     if not options.data.exists():
         print(f"{options.data}: no such file, nothing measured; --data names another", file=sys.stderr)
         return
 
     def mean(keep_by: str) -> np.ndarray:
-        told = [TrainSettings(keep_by=keep_by, seed=seed, threads=options.threads) for seed in options.seeds]
+        change = {"keep_by": keep_by, "threads": options.threads} | options.change
+        told = [TrainSettings(**change, seed=seed) for seed in options.seeds]
         return np.mean([measure(options.data, settings) for settings in told], axis=0)
 
     by_loss, by_auc = mean("loss"), mean("auc")
