@@ -19,7 +19,7 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -245,12 +245,19 @@ class Registration:
             "fingerprint": manifest.spec_fingerprint,
             "functions": [*macro_names(self.name).values(), MODELS],
             "function": function,
-            "metrics": dict(manifest.metrics),
+            "metrics": {rows: _figures(measured) for rows, measured in manifest.metrics.items()},
         }
 
     def _is_current(self) -> bool:
         """Whether the macros in the database are still the ones that this registration made."""
         return is_called(self._place, self.name, self._function, self._place)
+
+
+def _figures(measured: object) -> object:
+    """The measures' values of an evaluation as the manifest has it; anything else as it is."""
+    if isinstance(measured, Mapping) and isinstance(measures := measured.get("measures"), Mapping):
+        return {name: measure["value"] for name, measure in measures.items()}
+    return measured
 
 
 _watching: weakref.WeakSet[Registration] = weakref.WeakSet()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import json
 import shutil
 import subprocess
 import sys
 import threading
 import time
 import weakref
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -459,3 +461,12 @@ def test_registering_again_and_again_holds_one_version_only(models, champion, mo
     with duckdb.connect() as another:
         register(another, champion)
         assert 1 == leases()
+
+
+def test_models_tells_the_figures_of_each_evaluation_and_no_more(con):
+    golden = Path(__file__).parents[1] / "data" / "bundle_v1"
+    register(con, golden)
+    metrics = json.loads(con.execute("SELECT metrics FROM deepfm_models()").fetchall()[0][0])
+    assert {"validation"} == set(metrics)
+    assert {"auc", "calibration", "group_auc", "log_loss", "normalised_entropy"} == set(metrics["validation"])
+    assert 0.69 < metrics["validation"]["auc"] < 0.7
