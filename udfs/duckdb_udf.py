@@ -150,10 +150,13 @@ class Registration:
         self._watcher = None
 
     def close(self) -> None:
-        """Stop following, and take the macros away, unless another registration has replaced them."""
+        """Stop following, and take the macros away, unless another registration has replaced them.
+
+        Of a connection that is closed or gone there is nothing to take away.
+        """
         self.stop()
         with self._moving, _lock:
-            if self._is_current():
+            if self._place.is_open() and self._is_current():
                 self._place.run(drop_statements(self.name, self._place))
         self._free()
 

@@ -167,6 +167,13 @@ def test_close_takes_the_macros_away_and_spares_running_results(con, scorer):
         con.execute("SELECT deepfm_score('ann')")
 
 
+def test_close_after_the_connection_s_own_is_quiet(scorer):
+    con = duckdb.connect()
+    registration = register(con, scorer)
+    con.close()
+    registration.close()
+
+
 def test_a_half_read_result_keeps_its_version(con, models, champion, expected):
     registration = register(con, champion)
     con.execute("SET threads = 1")
