@@ -45,10 +45,13 @@ def typed(item: Input, value: str) -> str:
     if item.family == "real" and not item.is_list and item.type != "DOUBLE":
         # By way of the type in which every route carries numbers, so that each rounds the same.
         value = f"TRY_CAST({value} AS DOUBLE)"
-    if item.type in ("FLOAT", "DOUBLE"):
-        # NaN is the missing value everywhere else: dicts and data frames bring it as NULL.
-        return f"NULLIF(TRY_CAST({value} AS {item.type}), 'nan'::{item.type})"
-    return f"TRY_CAST({value} AS {item.type})"
+    cast, element = f"TRY_CAST({value} AS {item.type})", item.type.removesuffix("[]")
+    if element not in ("FLOAT", "DOUBLE"):
+        return cast
+    # NaN is the missing value everywhere else: dicts and data frames bring it as NULL.
+    if item.is_list:
+        return f"\"system\".main.list_transform({cast}, lambda one: NULLIF(one, 'nan'::{element}))"
+    return f"NULLIF({cast}, 'nan'::{element})"
 
 
 def check(feature: Feature, inputs: tuple[Input, ...], connection: DuckDBPyConnection | None = None) -> Expression:

@@ -29,6 +29,7 @@ INPUTS = (
     Input(name="Day", type="DATE"),
     Input(name="l", type="VARCHAR[]"),
     Input(name="n", type="INTEGER[]"),
+    Input(name="one", type="DOUBLE[]"),
 )
 
 
@@ -202,6 +203,7 @@ STEADY = (
     "l[1]",
     "list_sort(n, 'ASC', 'NULLS LAST')::VARCHAR",
     "d::VARCHAR",
+    "coalesce(one[2], 7)",
     "day + 3",
     "week(day)",
     "a > '1'",
@@ -211,7 +213,8 @@ STEADY = (
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_no_session_setting_and_no_macro_changes_a_value(setting, private):
     events = """SELECT TIMESTAMP '2026-03-01 23:30:00' ts, TIMESTAMPTZ '2026-03-01 23:30:00+00' seen, 3::INTEGER a,
-        'x' s, 0.1::DOUBLE d, DATE '2026-03-01' "Day", ['x', 'z'] l, [3, NULL, 1]::INTEGER[] n"""
+        'x' s, 0.1::DOUBLE d, DATE '2026-03-01' "Day", ['x', 'z'] l, [3, NULL, 1]::INTEGER[] n,
+        [0.5, 'nan'::DOUBLE] one"""
     values = {item.name: typed(item, f'"{item.name}"') for item in INPUTS}
     wanted = ", ".join(checked(sql, private).render(values) for sql in STEADY)
     expected = private.sql(f"SELECT {wanted} FROM ({events})").fetchall()
@@ -276,6 +279,19 @@ def test_columns_are_derived_in_utc_and_in_order_with_nulls_kept(deriver):
 def test_absent_and_untyped_columns_are_null(deriver):
     derived = deriver.derive({"ts": pa.nulls(2)}, 2)
     assert [None, None] == derived["hour"].to_pylist() == derived["each"].to_pylist()
+
+
+@pytest.mark.parametrize("kind", ["FLOAT", "DOUBLE"])
+def test_nan_in_a_list_is_null_and_a_null_list_is_null(kind, private):
+    item = Input(name="one", type=f"{kind}[]")
+    values = f"(VALUES ([0.5::{kind}, 'nan'::{kind}, NULL]), ([]), (NULL)) AS rows(one)"
+    assert [([0.5, None, None],), ([],), (None,)] == private.sql(
+        f"SELECT {typed(item, 'one')} FROM {values}"
+    ).fetchall()
+    with duckdb.connect() as session:
+        session.execute(f"CREATE MACRO second(one) AS coalesce(({typed(item, 'one')})[2], 7)")
+        assert [(7.0,), (7.0,), (7.0,)] == session.sql(f"SELECT second(one := one) FROM {values}").fetchall()
+        assert [(2.0,)] == session.sql("SELECT second([1, 2])").fetchall()
 
 
 def test_no_rows_give_no_values(deriver):
