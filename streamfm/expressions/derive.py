@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import types
 
 from streamfm.errors import DataError, SpecError
 from streamfm.expressions.checking import Expression
@@ -139,7 +141,7 @@ class Deriver:
                 raise DataError(msg, hint=f"cast the column to {item.type}")
             elif item.family == "text":
                 _check_utf8(item, array)
-            arrays.append(array)
+            arrays.append(_readable(array))
         # A column of its own keeps the number of rows when expressions use no input.
         names = [f"c{number}" for number in range(len(arrays))]
         return pa.table([*arrays, pa.nulls(rows)], names=[*names, "nothing"])
@@ -170,6 +172,29 @@ class Deriver:
         text = str(error).split("\n", maxsplit=1)[0]
         hint = "TRY(...) makes NULL of what fails"
         return DataError(f"feature {feature!r}: sql = {self.expressions[feature].sql!r}: {text}", hint=hint)
+
+
+def _readable(array: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """The column in a type that DuckDB reads."""
+    if types.is_run_end_encoded(array.type) and _readable_type(array.type.value_type) != array.type.value_type:
+        array = pc.run_end_decode(array)
+    kind = _readable_type(array.type)
+    return array if kind == array.type else pc.cast(array, kind)
+
+
+def _readable_type(kind: pa.DataType) -> pa.DataType:
+    """A type that DuckDB reads and that holds the same values: what it casts alike to the declared type."""
+    if types.is_float16(kind):
+        return pa.float64()
+    if types.is_decimal(kind) and (types.is_decimal256(kind) or kind.scale < 0):
+        return pa.string()
+    if types.is_dictionary(kind):
+        entry = _readable_type(kind.value_type)
+        return kind if entry == kind.value_type else entry
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        element = _readable_type(kind.value_type)
+        return kind if element == kind.value_type else pa.large_list(element)
+    return kind
 
 
 def _check_utf8(item: Input, array: pa.Array | pa.ChunkedArray) -> None:

@@ -15,6 +15,7 @@ It depends on what an input is declared as and on what is made of it, never on w
       timestamp                              timestamp, date
 
 An input that is used in several ways takes what all of them take. A column without a type (all NULL) is always taken.
+Arrow has no integer of more than 64 bits: there a decimal of scale 0 is an integer.
 Arrow's instants are in UTC, so they are timestamps with and without a zone; SQL's two are not the same, since a cast
 between them goes by the session's TimeZone.
 """
@@ -118,7 +119,7 @@ def _of_arrow_value(kind: pa.DataType) -> frozenset[str]:
         return frozenset({"timestamp", "timestamptz"})
     for name, is_kind in (
         ("null", types.is_null),
-        ("integer", types.is_integer),
+        ("integer", _is_whole),
         ("real", types.is_floating),
         ("real", types.is_decimal),
         ("boolean", types.is_boolean),
@@ -130,6 +131,10 @@ def _of_arrow_value(kind: pa.DataType) -> frozenset[str]:
         if is_kind(kind):
             return frozenset({name})
     return frozenset({"text"} if isinstance(kind, (pa.UuidType, pa.JsonType)) else ())
+
+
+def _is_whole(kind: pa.DataType) -> bool:
+    return bool(types.is_integer(kind) or (types.is_decimal(kind) and kind.scale == 0))
 
 
 def use_of(feature: Feature) -> Use:

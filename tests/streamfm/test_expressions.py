@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 
 import duckdb
 import numpy as np
@@ -292,6 +293,60 @@ def test_nan_in_a_list_is_null_and_a_null_list_is_null(kind, private):
         session.execute(f"CREATE MACRO second(one) AS coalesce(({typed(item, 'one')})[2], 7)")
         assert [(7.0,), (7.0,), (7.0,)] == session.sql(f"SELECT second(one := one) FROM {values}").fetchall()
         assert [(2.0,)] == session.sql("SELECT second([1, 2])").fetchall()
+
+
+USES = {"price": "price * 2", "count": "count + 1", "big": "big + 1", "user": "user || '!'", "sizes": "sizes[1]"}
+
+
+def of_use(name, column):
+    """What one SQL feature makes of a column of one row."""
+    spec = f"""
+        format = 1
+        label = "clicked"
+        [inputs]
+        price = "DOUBLE"
+        count = "INTEGER"
+        big = "HUGEINT"
+        user = "VARCHAR"
+        sizes = "DOUBLE[]"
+        [features.f]
+        kind = "categorical"
+        sql = "{USES[name]}"
+    """
+    return Deriver(FeatureSpec.from_toml(spec)).derive({name: column}, 1)["f"][0].as_py()
+
+
+HALF, WIDE, ROUND = (
+    *(pa.array(np.array([1.5], np.float16)), pa.array([Decimal("1.5")], pa.decimal256(50, 1))),
+    pa.array([Decimal(1000)], pa.decimal128(5, -3)),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "expected"),
+    [
+        ("price", HALF, 3.0),
+        ("price", pa.chunked_array([HALF]), 3.0),
+        ("price", HALF.dictionary_encode(), 3.0),
+        ("price", pa.RunEndEncodedArray.from_arrays([1], HALF), 3.0),
+        ("price", WIDE, 3.0),
+        ("price", pa.array([Decimal(10**50)]), 2e50),
+        ("price", pa.array([Decimal("0.3")], pa.decimal256(50, 40)), 0.6),
+        ("price", pa.array([None], pa.decimal256(50, 40)), None),
+        ("price", ROUND, 2000.0),
+        ("count", HALF, 3),
+        ("count", WIDE, 3),
+        ("count", ROUND, 1001),
+        ("count", pa.array([Decimal(10**50)]), None),
+        ("big", pa.array([Decimal(10**38)]), 10**38 + 1),
+        ("user", pa.array([Decimal(10**38)]), "1" + "0" * 38 + "!"),
+        ("user", pa.array([Decimal(10**20)], pa.decimal128(38, 0)), "1" + "0" * 20 + "!"),
+        ("sizes", pa.ListArray.from_arrays([0, 1], HALF), 1.5),
+        ("sizes", pa.FixedSizeListArray.from_arrays(WIDE, 1), 1.5),
+    ],
+)
+def test_numbers_of_types_that_duckdb_cannot_read_are_what_sql_makes_of_their_values(name, column, expected):
+    assert expected == of_use(name, column)
 
 
 def test_no_rows_give_no_values(deriver):
