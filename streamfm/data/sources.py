@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import duckdb
 import pyarrow as pa
 
+from streamfm.data.column_names import refuse_repeated, refuse_repeated_in_files
 from streamfm.data.duckdb_errors import duckdb_errors, first_paragraph
 from streamfm.data.interruptible import interruptible
 from streamfm.data.readers import find_files, format_of, literal, scan
@@ -221,8 +222,8 @@ def open_source(
         folder: Where to spill; the system's temporary folder by default.
 
     Raises:
-        DataError: No such file, a file of an unknown format or a damaged one, SQL that does not run, or something
-            that holds no rows.
+        DataError: No such file, a file of an unknown format or a damaged one, SQL that does not run, something that
+            holds no rows, or a column that is there twice.
     """
     if isinstance(rows, Source):
         yield rows
@@ -264,6 +265,7 @@ def _source(rows: SourceLike, inputs: Sequence[Input], connection: duckdb.DuckDB
 def _source_of_query(query: str, connection: duckdb.DuckDBPyConnection, folder: str) -> Source:
     sql = query.strip().removesuffix(";")
     source = Source("the SQL query", connection, sql, storage=Path(folder) / "rows.duckdb")
+    refuse_repeated(source.name, [str(name) for name, *_ in source.execute(f"DESCRIBE {sql}")])
     source.keep()
     return source
 
@@ -276,7 +278,9 @@ def _source_of_files(
     query = scan(files, inputs, Source(name, connection, "", files=files).describe)
     is_text = format_of(files[0]) != "parquet"
     storage = Path(folder) / "rows.duckdb" if is_text else None
-    return Source(name, connection, query, files=files, storage=storage, is_text=is_text)
+    source = Source(name, connection, query, files=files, storage=storage, is_text=is_text)
+    refuse_repeated_in_files(name, files, list(source.columns), source.execute)
+    return source
 
 
 def _source_of_table(rows: SourceLike, connection: duckdb.DuckDBPyConnection) -> Source:
@@ -284,10 +288,14 @@ def _source_of_table(rows: SourceLike, connection: duckdb.DuckDBPyConnection) ->
     if not hasattr(rows, "__arrow_c_stream__"):
         hint = "give a path, a list of paths, an SQL query, an Arrow table, or a pandas or polars data frame"
         raise DataError(f"{kind} holds no rows", hint=hint)
+    # A pandas data frame with a name twice cannot become a table; of others, the table's names tell.
+    if hasattr(rows, "columns") and hasattr(rows, "to_dict"):
+        refuse_repeated(f"the {kind}", [str(name) for name in rows.columns])
     try:
         table = rows if isinstance(rows, pa.Table) else pa.table(rows)
         connection.register("streamfm_rows", table)
     except (pa.ArrowException, TypeError, duckdb.Error) as error:
         hint = "a column mixes types: make its values one type"
         raise DataError(f"the {kind}: {first_paragraph(str(error))}", hint=hint) from error
+    refuse_repeated(f"the {kind}", table.column_names)
     return Source(f"the {kind}", connection, "SELECT * FROM streamfm_rows")

@@ -375,10 +375,13 @@ def test_a_specification_with_an_unknown_key_or_a_name_that_is_there_twice(
     assert [tmp_path / "features.toml"] == list(tmp_path.iterdir())
 
 
-def test_columns_that_differ_in_case_only_are_two_columns_to_arrow_and_one_to_sql(tmp_path: Path) -> None:
-    twice = events().append_column("USER", pa.array(["other"] * ROWS))
-    made = train(FeatureSpec.from_toml(SPEC), twice, tmp_path / "bundle", settings=SETTINGS)
-    assert "other" not in made.bundle.vocabularies.values("user")["value"].to_pylist()
+@pytest.mark.parametrize("second", ["user", "USER"])
+@pytest.mark.parametrize("write", [lambda table, path: table, write_parquet])
+def test_a_column_that_is_there_twice(write: Callable[[pa.Table, Path], Any], second: str, tmp_path: Path) -> None:
+    rows = write(events().append_column(second, pa.array(["other"] * ROWS)), tmp_path / "events")
+    error = refused(rows, tmp_path)
+    assert ": column 'user' is there twice" in error.message
+    assert "rename or drop one" == error.hint
 
 
 # --- what was serving goes on

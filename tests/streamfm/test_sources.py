@@ -288,3 +288,82 @@ def test_missing_columns_are_named_all_at_once(parquet: Path) -> None:
 def test_columns_are_found_as_in_sql_whatever_their_case(parquet: Path) -> None:
     with open_source(parquet) as source:
         assert '"user_id"' == source.column("USER_id")
+
+
+# --- a column that is there twice
+
+
+AGAIN = " (as 'A', the same to SQL)"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "again"),
+    [
+        ("a.csv", "a,b,a\n1,2,3\n", ""),
+        ("a.csv", "a,b,A\n1,2,3\n", AGAIN),
+        ("a.csv", "a,b,a\n", ""),
+        ("a.csv", "a,b,a\nx,y,z\n", ""),
+        ("a.csv", "\ufeffa, a ,b\r\n1,2,3\r\n", ""),
+        ("a.csv", '# events\n"a";"b;c";"a"\n1;"2;2";3\n', ""),
+        ("a.tsv", "a\ta\n1\t2\n", ""),
+        ("a.csv.gz", "a,a_1,a\n1,2,3\n", ""),
+        ("a.jsonl", '{"A": 1, "a": 2}\n', " (as 'a', the same to SQL)"),
+        ("a.jsonl", '{"A": 1}\n{"a": 2}\n', " (as 'a', the same to SQL)"),
+    ],
+)
+def test_a_text_file_with_a_column_twice_is_refused(name: str, text: str, again: str, tmp_path: Path) -> None:
+    data = text.encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    with pytest.raises(DataError) as caught, open_source(tmp_path / name):
+        pass
+    first = "A" if name == "a.jsonl" else "a"
+    assert f"{tmp_path / name}: column {first!r} is there twice{again}" == caught.value.message
+    assert "rename or drop one" == caught.value.hint
+
+
+def test_a_key_twice_in_one_json_object_is_refused_by_duckdb(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a": 1, "a": 2}\n')
+    with pytest.raises(DataError, match='duplicate key "a"'):
+        read(tmp_path / "a.jsonl")
+
+
+def test_the_file_of_several_that_has_a_column_twice_is_named(tmp_path: Path) -> None:
+    nested = pa.array([{"a": 1, "b": [{"a": 2}]}])
+    pq.write_table(pa.table([nested, [1]], names=["n", "a"]), tmp_path / "1.parquet")
+    pq.write_table(pa.table([[1], nested, [1]], names=["a", "n", "a"]), tmp_path / "2.parquet")
+    with pytest.raises(DataError) as caught:
+        read(tmp_path)
+    assert f"{tmp_path / '2.parquet'}: column 'a' is there twice" == caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("SELECT 1 AS a, 2 AS b, 3 AS a", "the SQL query: column 'a' is there twice"),
+        ("FROM (SELECT 1 AS a) AS x, (SELECT 2 AS A) AS y;", f"the SQL query: column 'a' is there twice{AGAIN}"),
+        (pa.table([[1], [2]], names=["a", "a"]), "the Table: column 'a' is there twice"),
+        (pa.table([[1], [2]], names=["a", "A"]), f"the Table: column 'a' is there twice{AGAIN}"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "the DataFrame: column 'a' is there twice"),
+        (pl.DataFrame({"a": [1], "A": [2]}), f"the DataFrame: column 'a' is there twice{AGAIN}"),
+    ],
+    ids=["query", "query, other case", "Arrow", "Arrow, other case", "pandas", "polars"],
+)
+def test_a_query_or_a_table_with_a_column_twice_is_refused(rows: SourceLike, message: str) -> None:
+    with pytest.raises(DataError) as caught, open_source(rows):
+        pass
+    assert (message, "rename or drop one") == (caught.value.message, caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "user,user_1,,\n1,2,,\n"),
+        ("a.csv", "user,user_1\n"),
+        ("a.csv", "1,1,2\n3,4,5\n"),
+        ("a.jsonl", '{"user": 1, "user_1": {"user": 2}}\n'),
+    ],
+)
+def test_names_that_only_look_as_if_one_were_there_twice_are_none(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with open_source(tmp_path / name) as source:
+        assert list(source.columns)[:2] in (["user", "user_1"], ["column0", "column1"])

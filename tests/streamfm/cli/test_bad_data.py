@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 
 from streamfm.registry import Registry
@@ -61,6 +62,26 @@ def test_rows_that_cannot_be_learnt_from(query: str, said: str, folder: Path, st
     assert (1, "") == (done.code, done.out)
     assert said in done.err
     assert "Traceback" not in done.err
+    assert before == left(folder)
+
+
+@pytest.mark.parametrize("command", ["init", "train", "evaluate", "score"])
+@pytest.mark.parametrize("data", ["bad.csv", "bad.parquet", "SELECT *, 'x' AS user_id FROM 'events.parquet'"])
+def test_a_column_that_is_there_twice(command: str, data: str, folder: Path, streamfm) -> None:
+    table = pq.read_table("events.parquet")
+    pq.write_table(table.append_column("user_id", table["user_id"]), "bad.parquet")
+    Path("bad.csv").write_text("user_id,user_id,clicked\nu1,u1,0\nu2,u2,1\n")
+    before = left(folder)
+    rest = {
+        "init": ["--label", "clicked", "-o", "new.toml"],
+        "train": ["--out", "new/ctr", *SMALL],
+        "evaluate": [],
+        "score": ["-o", "s.csv"],
+    }
+    model = ["models/ctr@champion"] if command in ("evaluate", "score") else []
+    done = streamfm(command, *model, data, *rest[command])
+    name = "the SQL query" if data.startswith("SELECT") else data
+    assert (1, "", f"error: {name}: column 'user_id' is there twice\nhint: rename or drop one\n") == done
     assert before == left(folder)
 
 
