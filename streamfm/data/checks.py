@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import types
 
+from streamfm.data.readers import literal
 from streamfm.data.sources import Source
 from streamfm.errors import DataError
 from streamfm.expressions import Deriver
@@ -21,6 +22,8 @@ from streamfm.features.accepted import of_arrow, refusal, use_of
 
 MAX_TEXT_BYTES = 1 << 20
 """A longer category is a mistake: a page, a file, a broken line of CSV."""
+
+_SHORT_TEXT_BYTES = 40
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,13 +139,27 @@ def _check_types(source: Source, spec: FeatureSpec, deriver: Deriver, inputs: tu
     for name in (spec.label, spec.weight):
         if name and not of_arrow(kinds[name]).is_number():
             column = source.column(name)
-            hint = f"cast it in SQL: SELECT * REPLACE (CAST({column} AS INTEGER) AS {column}) FROM ..."
+            hint = f"make it so in SQL, such as: SELECT * REPLACE ({_as_number(source, name)} AS {column}) FROM ..."
             message = f"{source.name}: column {name!r} holds {_type_of(source, name)}, expected numbers"
             raise DataError(message, hint=hint)
     if spec.event_time and not (types.is_timestamp(kinds[spec.event_time]) or types.is_date(kinds[spec.event_time])):
         hint = "make one of seconds since 1970 in SQL: SELECT *, make_timestamp(ts * 1000000) AS event_time FROM ..."
         found = _type_of(source, spec.event_time)
         raise DataError(f"{source.name}: event time {spec.event_time!r} holds {found}, expected TIMESTAMP", hint=hint)
+
+
+def _as_number(source: Source, name: str) -> str:
+    """SQL that makes numbers of a column: a cast, or where texts are no numbers a comparison with one of them.
+
+    It is the last, which of no and yes, or false and true, is the one that means 1.
+    """
+    column = source.column(name)
+    if _type_of(source, name) == "VARCHAR":
+        others = f"WHERE TRY_CAST({column} AS DOUBLE) IS NULL AND strlen({column}) <= {_SHORT_TEXT_BYTES}"
+        last = source.fetch(f"max({column})", others)[0]
+        if last is not None:
+            return f"({column} = {literal(last)})"
+    return f"CAST({column} AS DOUBLE)"
 
 
 def _type_of(source: Source, name: str) -> str:
@@ -156,7 +173,8 @@ def _label_rules(source: Source, spec: FeatureSpec) -> Iterator[_Rule]:
     yield _Rule(of=of, broken=f"{label} IS NULL", shown=label, message="is NULL", hint=hint)
     number = f"CAST({label} AS DOUBLE)"
     if spec.task == "binary":
-        hint = f'make it so: SELECT * REPLACE ({label} >= 4 AS {label}) FROM ...; or set task = "regression"'
+        made = f"SELECT * REPLACE ({label} > 0 AS {label}) FROM ..."
+        hint = f'say which are 1: {made}, of ratings perhaps >= 4; or set task = "regression"'
         yield _Rule(of=of, broken=f"{number} NOT IN (0, 1)", shown=label, message="is {}, expected 0 or 1", hint=hint)
     else:
         broken, message = f"NOT isfinite({number})", "is {}, expected a finite number"

@@ -138,13 +138,30 @@ def test_a_label_that_is_not_0_or_1(value: int | None, message: str, tmp_path: P
     path = write_parquet(changed("clicked", 17, value), tmp_path / "events")
     error = refused(path, tmp_path)
     assert f"{path}: row 18 (counted from 1): label 'clicked' {message}" in error.message
-    assert 'REPLACE ("clicked" >= 4' in str(error) or 'WHERE "clicked" IS NOT NULL' in str(error)
+    assert 'REPLACE ("clicked" > 0 AS' in str(error) or 'WHERE "clicked" IS NOT NULL' in str(error)
 
 
-def test_a_label_that_is_not_a_number(tmp_path: Path) -> None:
-    error = refused(events(clicked=["no", "yes"] * (ROWS // 2)), tmp_path)
+@pytest.mark.parametrize(
+    ("labels", "made"),
+    [
+        (["no", "yes"], """("clicked" = 'yes')"""),
+        (["false", "true"], """("clicked" = 'true')"""),
+        (["0", "isn't"], """("clicked" = 'isn''t')"""),
+        (["0", "1"], 'CAST("clicked" AS DOUBLE)'),
+        ([None, "1.0"], 'CAST("clicked" AS DOUBLE)'),
+    ],
+)
+def test_a_label_that_is_not_a_number(labels: list[str], made: str, tmp_path: Path) -> None:
+    error = refused(events(clicked=labels * (ROWS // 2)), tmp_path)
     assert "the Table: column 'clicked' holds VARCHAR, expected numbers" == error.message
-    assert "cast it in SQL" in (error.hint or "")
+    assert f'make it so in SQL, such as: SELECT * REPLACE ({made} AS "clicked") FROM ...' == error.hint
+
+
+def test_the_hint_at_a_label_that_is_not_a_number_is_right(tmp_path: Path) -> None:
+    path = write_parquet(events(clicked=["no", "yes"] * (ROWS // 2)), tmp_path / "events")
+    hint = refused(path, tmp_path).hint or ""
+    query = hint.partition("such as: ")[2].replace("...", f"'{path}'")
+    train(FeatureSpec.from_toml(SPEC), query, tmp_path / "bundle", settings=SETTINGS)
 
 
 def test_a_label_that_is_infinite_in_a_regression(tmp_path: Path) -> None:
