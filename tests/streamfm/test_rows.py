@@ -244,6 +244,36 @@ def test_mixed_values_are_what_each_is_alone(values: list[Any]) -> None:
     assert alone == texts(frame)["user"]
 
 
+ANY_VALUES = st.one_of(
+    *(st.none(), st.text(), st.integers(), st.floats(), st.booleans(), st.decimals(allow_infinity=False), st.dates()),
+    *(st.floats(width=32).map(np.float32), st.floats(width=16).map(np.float16), st.floats().map(np.float64)),
+    *(st.booleans().map(np.bool_), st.integers(-128, 127).map(np.int8), st.integers(0, 2**64 - 1).map(np.uint64)),
+    *(st.datetimes(), st.datetimes(timezones=st.just(dt.UTC)), st.uuids(), st.just(pd.NA), st.just(pd.NaT)),
+)
+
+
+@given(st.lists(ANY_VALUES, min_size=2, max_size=8))
+def test_mixed_values_of_any_type_are_what_each_is_alone(values: list[Any]) -> None:
+    several = ["text", 0.5, *values]
+    alone = [texts({"user": value}).get("user", [None])[0] for value in several]
+    assert alone == texts([{"user": value} for value in several])["user"]
+    assert [alone, None, alone] == texts([{"genres": several}, {"genres": None}, {"genres": tuple(several)}])["genres"]
+
+
+def test_arrow_is_asked_once_for_each_type_of_mixed_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = []
+
+    def counted(array: pa.Array) -> pa.Array:
+        lengths.append(len(array))
+        return category_texts(array)
+
+    monkeypatch.setattr("streamfm.encoder.values.category_texts", counted)
+    values = ["x", *(number + 0.5 for number in range(1000)), *[True, False] * 500]
+    to_columns([{"user": value} for value in values], SPEC)
+    to_columns({"genres": values}, SPEC)
+    assert [1000] * 4 == lengths
+
+
 def test_numbers_of_several_types_stay_numbers() -> None:
     columns, _ = to_columns([{"price": 2**70}, {"price": 1.5}, {"price": Decimal("2.5")}, {"price": None}], SPEC)
     assert [2.0**70, 1.5, 2.5, None] == columns["price"].to_pylist()
