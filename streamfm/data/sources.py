@@ -142,9 +142,10 @@ class Source:
             DataError: As `fetch`.
             KeyboardInterrupt: Ctrl-C; the query has ended.
         """
-        reader = self._ask(lambda: self.connection.sql(query).to_arrow_reader(rows))
-        while (batch := self._ask(lambda: next(reader, None))) is not None:
-            yield batch
+        # Left open, the reader would keep the connection busy for as long as an error is kept.
+        with self._ask(lambda: self.connection.sql(query).to_arrow_reader(rows)) as reader:
+            while (batch := self._ask(lambda: next(reader, None))) is not None:
+                yield batch
 
     @contextmanager
     def table(self, name: str, query: str) -> Iterator[None]:

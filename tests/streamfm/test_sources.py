@@ -223,6 +223,19 @@ def test_ctrl_c_ends_a_query_and_leaves_the_connection_free(
         assert 3 == source.rows
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit, ValueError])
+def test_batches_that_break_off_leave_the_connection_free(error: type[BaseException]) -> None:
+    with open_source("SELECT range AS number FROM range(200000)") as source:
+        batches = source.batches(source.select("number"), 2048)
+        next(batches)
+        with pytest.raises(error) as caught:
+            batches.throw(error)
+        # As long as the error is kept, so is what it was raised among.
+        assert caught.tb is not None
+        assert 200_000 == source.fetch("count(*)")[0]
+        assert 200_000 == sum(batch.num_rows for batch in source.batches(source.select("number")))
+
+
 def test_a_query_that_another_thread_asks_for_and_somebody_interrupts_is_an_interruption() -> None:
     errors: list[BaseException] = []
 
