@@ -55,10 +55,16 @@ class MissingColumnsError(DataError):
         self.missing = tuple(missing)
         self.available = tuple(available)
         names = ", ".join(repr(name) for name in missing)
+        super().__init__(f"{source}: column {names} not found", hint=self._hint())
+
+    def _hint(self) -> str:
         have = ", ".join(self.available[:30]) or "no columns"
+        # A CSV with a line of another length is read as one column, which has the whole header for a name.
+        if len(self.available) == 1 and any(delimiter in have for delimiter in ",;\t|"):
+            return f"it has one column, {have!r}: a line probably has more or fewer fields than the header"
         near = difflib.get_close_matches(self.missing[0], self.available, n=1, cutoff=0.6)
         meant = f"did you mean {near[0]!r}? " if near else ""
-        super().__init__(f"{source}: column {names} not found", hint=f"{meant}it has {have}")
+        return f"{meant}it has {have}"
 
 
 class BundleError(StreamFMError, RuntimeError):

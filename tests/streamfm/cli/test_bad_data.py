@@ -85,6 +85,22 @@ def test_a_column_that_is_there_twice(command: str, data: str, folder: Path, str
     assert before == left(folder)
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("command", ["init", "train", "score"])
+def test_a_csv_in_which_a_line_has_a_field_too_many(command: str, delimiter: str, folder: Path, streamfm) -> None:
+    lines = ["user_id,app_id,clicked", "u1,a1,0", "u2,a2,a3,1", "u3,a1,1"]
+    Path("bad.csv").write_text("\n".join(lines).replace(",", delimiter) + "\n")
+    rest = {"init": ["--label", "clicked", "-o", "new.toml"], "train": ["--out", "new/ctr", *SMALL]}
+    model = ["models/ctr@champion"] if command == "score" else []
+    done = streamfm(command, *model, "bad.csv", *rest.get(command, ["-o", "s.csv"]))
+    assert (1, "") == (done.code, done.out)
+    header = repr(lines[0].replace(",", delimiter))
+    assert (
+        f"not found\nhint: it has one column, {header}: a line probably has more or fewer fields than the header"
+        in done.err
+    )
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
