@@ -88,7 +88,7 @@ def _names_in_csv(file: str, execute: Execute) -> Iterator[str]:
     delimiter, quote, escape, comment = (literal("" if sign == "(empty)" else sign) for sign in signs)
     types = ", ".join(f"'{number}': 'VARCHAR'" for number in range(width))
     options = f"delim = {delimiter}, quote = {quote}, escape = {escape}, comment = {comment}, skip = {skipped}"
-    lenient = "auto_detect = false, header = false, null_padding = true, strict_mode = false"
+    lenient = "auto_detect = false, header = false, parallel = false, strict_mode = false"
     query = f"FROM read_csv({literal(file)}, {lenient}, {options}, columns = {{{types}}}) LIMIT 1"
     for name in next(iter(execute(query)), ()):
         yield (name or "").strip()

@@ -233,7 +233,10 @@ class Ear(NoProgress):
     [
         ("tomorow.parquet", "tomorow.parquet: no such file"),
         (EVENTS.drop_columns(["price"]), "the Table: column 'price' not found"),
-        (EVENTS.set_column(0, "clicked", pa.array([2] * 6_000)), "label 'clicked' is 2, expected 0 or 1"),
+        (
+            EVENTS.set_column(EVENTS.column_names.index("clicked"), "clicked", pa.array([2] * 6_000)),
+            "label 'clicked' is 2, expected 0 or 1",
+        ),
     ],
     ids=["no file", "no column", "label"],
 )

@@ -373,6 +373,7 @@ def test_a_query_or_a_table_with_a_column_twice_is_refused(rows: SourceLike, mes
         ("a.csv", "user,user_1,,\n1,2,,\n"),
         ("a.csv", "user,user_1\n"),
         ("a.csv", "1,1,2\n3,4,5\n"),
+        ("a.csv", "user,user_1\n" + '1,"line\n""line"""\n' * 3),
         ("a.jsonl", '{"user": 1, "user_1": {"user": 2}}\n'),
     ],
 )
