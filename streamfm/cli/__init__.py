@@ -31,6 +31,12 @@ from streamfm.cli.training import train
 
 EXIT_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 130, 141
 
+# Threads of OpenMP that wait spin 300,000 times by default, on a core that another process may want. Measured in
+# rows/s of `streamfm demo`'s training, two cores, a load of about one beside it: 16,000-42,000 by default,
+# 35,000-49,000 with 10,000 spins, 198,000-228,000 with 1,000, 94,000-259,000 with OMP_WAIT_POLICY=PASSIVE; beside two
+# busy loops and some tests, 66,000-71,000 with 1,000, 76,000-107,000 with PASSIVE.
+SPINS = "1000"
+
 _COMMANDS = (init, train, evaluate, score, sql, models, demo)
 
 
@@ -86,6 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in itertools.takewhile(lambda argument: argument != "--", given)
     _prepare_output()
+    _prepare_threads()
     with _terminated_like_interrupted():
         code = _run(given, debug=debug)
     sys.exit(code)
@@ -134,6 +141,12 @@ def _prepare_output() -> None:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # open to the end
     elif isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _prepare_threads() -> None:
+    """Let torch's threads sleep soon when they wait, unless the user has said how they shall; before torch loads."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def _abandon_output() -> None:

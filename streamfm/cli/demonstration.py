@@ -29,24 +29,26 @@ LEFT_OUT = ("category", "developer", "genres")
 
 TOP_APPS = """
 -- Apps for one user, tonight: every app is put in the place of the one that was shown.
-WITH apps AS (SELECT DISTINCT ON (app_id) app_id, price, rating FROM events)
+WITH apps AS (SELECT DISTINCT ON (app_id) app_id, price, rating FROM '{folder}/events.parquet')
 SELECT apps.app_id, deepfm_score(
          user_id := u.user_id, device := u.device, os_version := u.os_version, country := u.country,
          installed_categories := u.installed_categories, session_seconds := u.session_seconds, position := 1,
          ts := TIMESTAMP '2026-02-03 20:00:00', app_id := apps.app_id, price := apps.price, rating := apps.rating) AS p
-FROM apps, (FROM events WHERE user_id = '{user}' LIMIT 1) u ORDER BY p DESC LIMIT 5"""
+FROM apps, (FROM '{folder}/events.parquet' WHERE user_id = '{user}' LIMIT 1) u ORDER BY p DESC LIMIT 5"""
 BY_HOUR = """
 -- A whole row at once: inputs by name, other columns ignored. hour(ts) in the model is derived inside, in UTC.
 SELECT hour(ts) AS hour, count(*) AS events, round(avg(deepfm_score(e)), 4) AS predicted,
        round(avg(clicked), 4) AS clicked
-FROM tomorrow e GROUP BY ALL ORDER BY ALL"""
+FROM '{folder}/tomorrow.parquet' e GROUP BY ALL ORDER BY ALL"""
 EXPLANATION = """
 -- What each feature adds to the logit of the first event of tomorrow: the shares add up.
-SELECT x.* FROM (SELECT unnest(deepfm_explain(e)) AS x FROM (FROM tomorrow LIMIT 1) e)
+SELECT x.feature, round(x.first_order, 4) AS first_order, round(x.pairs, 4) AS pairs, round(x.deep, 4) AS deep,
+       round(x.total, 4) AS total
+FROM (SELECT unnest(deepfm_explain(e)) AS x FROM (FROM '{folder}/tomorrow.parquet' LIMIT 1) e)
 ORDER BY abs(x.total) DESC LIMIT 6"""
 NEIGHBOURS = """
 -- Apps near one app, by what the model has learnt of them (it never saw the names' meaning).
-WITH apps AS (SELECT DISTINCT app_id, deepfm_embedding('app_id', app_id) AS v FROM events)
+WITH apps AS (SELECT DISTINCT app_id, deepfm_embedding('app_id', app_id) AS v FROM '{folder}/events.parquet')
 SELECT o.app_id, array_cosine_similarity(o.v, a.v) AS similarity FROM apps o, apps a
 WHERE a.app_id = '{app}' AND o.app_id <> a.app_id ORDER BY similarity DESC LIMIT 5"""
 
@@ -113,6 +115,9 @@ def _simulate(folder: Path, events: int) -> np.ndarray:
         pq.write_table(table.drop_columns(["true_probability"]), folder / f"{name}.parquet")
     columns = ["ts", "user_id", "app_id", "category", "country", "price", "position", "clicked", "true_probability"]
     print_table(columns, [tuple(row.values()) for row in past.select(columns).slice(0, 3).to_pylist()])
+    output.print(
+        f"No other command does this; in Python: streamfm.testing.simulate_events({events}, seed={SEED}) is alike"
+    )
     truth: np.ndarray = future["true_probability"].to_numpy()
     return truth
 
@@ -196,18 +201,20 @@ def _ask(folder: Path, reference: str) -> None:
 
     _say("5. The same model in DuckDB SQL, from raw columns")
     connection = duckdb.connect()
-    for name in ("events", "tomorrow"):
-        connection.execute(f"CREATE VIEW {name} AS FROM '{folder}/{name}.parquet'")
     register(connection, reference)
-    user, app = _favourites(connection)
-    for query in (TOP_APPS.format(user=user), BY_HOUR, EXPLANATION, NEIGHBOURS.format(app=app)):
+    user, app = _favourites(connection, folder)
+    _command(f'streamfm sql {reference} "..."   # each of the queries below runs there as it is printed')
+    for text in (TOP_APPS, BY_HOUR, EXPLANATION, NEIGHBOURS):
+        says, query = text.strip().removeprefix("-- ").split("\n", 1)  # what begins with -- would be an option
+        query = query.format(folder=str(folder).replace("'", "''"), user=user, app=app)
         output.print()
-        output.print(Syntax(query.strip(), "sql", background_color="default", word_wrap=True))
+        output.print(says)
+        output.print(Syntax(query, "sql", background_color="default", word_wrap=True))
         connection.sql(query).show(max_rows=24, max_width=output.width)
 
 
-def _favourites(connection: duckdb.DuckDBPyConnection) -> tuple[str, str]:
+def _favourites(connection: duckdb.DuckDBPyConnection, folder: Path) -> tuple[str, str]:
     """The user and the app that the log holds most of."""
-    query = "SELECT mode(user_id), mode(app_id) FROM events"
-    ((user, app),) = connection.execute(query).fetchall()
+    query = "SELECT mode(user_id), mode(app_id) FROM read_parquet(?)"
+    ((user, app),) = connection.execute(query, [f"{folder}/events.parquet"]).fetchall()
     return str(user), str(app)
