@@ -18,12 +18,10 @@ def new_model(text: str) -> tuple[Registry, str]:
     Raises:
         RegistryError: It is no such name, or a folder of that name is something else.
     """
-    from streamfm.registry.references import is_model
+    from streamfm.registry.models import check_place
 
     registry, name = _parts(text)
-    folder = registry.root / name
-    if folder.exists() and not is_model(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise RegistryError(f"{text}: is there, and is no model", hint="choose another name or registry")
+    check_place(registry.root / name)
     if registry.root.exists() and not registry.root.is_dir():
         raise RegistryError(f"{text}: {registry.root} is no folder", hint="a registry is a folder, such as models")
     return registry, name

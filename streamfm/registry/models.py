@@ -26,6 +26,25 @@ RETRIES = 200
 PAUSE_S = 0.02
 
 
+_PARTS = ("leases", "aliases", NUMBERS_FOLDER)
+
+
+def check_place(folder: Path) -> None:
+    """Refuse a folder that can become no model's, since it is something else.
+
+    Raises:
+        RegistryError: It is.
+    """
+    # Another publication may be making it just now: some of its parts are no sign of something else.
+    if folder.is_dir():
+        is_free = is_model(folder) or {path.name for path in folder.iterdir()} <= {*_PARTS}
+    else:
+        is_free = not folder.exists()
+    # It may have been finished between two looks.
+    if not is_free and not is_model(folder):
+        raise RegistryError(f"{folder}: is there, and is no model", hint="choose another name or registry")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Surroundings:
     """What a registry is given from outside.
@@ -78,14 +97,8 @@ class Model:
             RegistryError: A name that cannot be one, or a folder of that name that is something else.
         """
         folder = root / check_name(name, what="a model")
-        parts = ("leases", "aliases", NUMBERS_FOLDER)
-        # Another publication may be making it just now: some of its parts are no sign of something else.
-        found = (
-            {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name} if folder.exists() else set()
-        )
-        if not found <= {*parts} and not is_model(folder):
-            raise RegistryError(f"{folder}: is there, and is no model", hint="choose another name or registry")
-        for part in parts:
+        check_place(folder)
+        for part in _PARTS:
             (folder / part).mkdir(parents=True, exist_ok=True)
         return cls(root, name, surroundings)
 

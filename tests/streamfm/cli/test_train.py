@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from streamfm.cli.places import new_model
 from streamfm.features import FeatureSpec
 from streamfm.registry import Registry
 
@@ -185,3 +186,8 @@ def test_evaluate_asks_the_quantised_network_when_told_to(folder: Path, streamfm
     ]
     assert values[0] != values[1]
     assert values[0] == pytest.approx(values[1], abs=0.02)
+
+
+def test_a_model_that_another_command_is_making_just_now_may_be_published_to(tmp_path: Path) -> None:
+    (tmp_path / "models" / "ctr" / "leases").mkdir(parents=True)
+    assert "ctr" == new_model(f"{tmp_path}/models/ctr")[1]
