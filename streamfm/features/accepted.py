@@ -74,6 +74,7 @@ _SQL_FAMILIES: Mapping[str, str] = {
     '"NULL"': "null",
 }
 _ARRAY = re.compile(r"\[\d*\]$")
+_WHOLE_DECIMAL = re.compile(r"DECIMAL\(\d+,0\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,8 @@ def of_sql(kind: str) -> ColumnType:
     """The type that DuckDB's typeof() writes so, such as ``ENUM('a', 'b')[3]``."""
     element = _ARRAY.sub("", kind)
     name = element.split("(", maxsplit=1)[0]
-    family = _SQL_FAMILIES.get(name)
+    # A decimal without a fraction is an integer, as it is in Arrow: wide integers come as such.
+    family = "integer" if _WHOLE_DECIMAL.fullmatch(element) else _SQL_FAMILIES.get(name)
     return ColumnType(frozenset({family} if family else ()), element != kind, name)
 
 

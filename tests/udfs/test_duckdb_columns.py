@@ -159,3 +159,23 @@ sql = "item + 1"
     expected = scorer.score(con.sql("SELECT * FROM t").to_arrow_table())
     assert expected == pytest.approx(answers(con, "SELECT deepfm_score(item := item) FROM t"), abs=1e-6)
     assert expected == pytest.approx(answers(con, "SELECT deepfm_score(t) FROM t"), abs=1e-6)
+
+
+@pytest.mark.parametrize("value", ["5::DECIMAL(18,0)", "5::HUGEINT", "5::BIGINT", "'5'"])
+def test_a_text_of_an_sql_feature_takes_whole_numbers_of_every_type_on_every_route(con, make_bundle, tmp_path, value):
+    spec = """
+format = 1
+label = "clicked"
+[inputs]
+code = "VARCHAR"
+[features.hour]
+kind = "categorical"
+sql = "code || '0'"
+"""
+    scorer = load(make_bundle(tmp_path / "codes", spec=spec))
+    register(con, scorer)
+    con.execute(f"CREATE TABLE t AS SELECT {value} AS code")
+    expected = pytest.approx(scorer.score(con.sql("FROM t").to_arrow_table()), abs=1e-6)
+    assert expected == answers(con, "SELECT deepfm_score(code := code) FROM t")
+    assert expected == answers(con, "SELECT deepfm_score(t) FROM t")
+    assert expected == [scorer.score({"code": 5})]
