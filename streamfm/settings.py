@@ -58,7 +58,7 @@ class ModelSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSettings:
-    """How to train; saved in the bundle's manifest. The defaults are the best measured on Frappe_x1.
+    """How to train; saved in the bundle's manifest. The defaults are for logs of rare ids, such as Frappe_x1.
 
     Attributes:
         objective: "binary" (log loss) or "regression" (squared error).

@@ -31,10 +31,8 @@ from streamfm.cli.training import train
 
 EXIT_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 130, 141
 
-# Threads of OpenMP that wait spin 300,000 times by default, on a core that another process may want. Measured in
-# rows/s of `streamfm demo`'s training, two cores, a load of about one beside it: 16,000-42,000 by default,
-# 35,000-49,000 with 10,000 spins, 198,000-228,000 with 1,000, 94,000-259,000 with OMP_WAIT_POLICY=PASSIVE; beside two
-# busy loops and some tests, 66,000-71,000 with 1,000, 76,000-107,000 with PASSIVE.
+# Threads of OpenMP that wait spin 300,000 times by default, on a core that another process may want: training beside
+# other work is then several times slower. `GOMP_SPINCOUNT=300000 streamfm demo` shows the rows/s of that.
 SPINS = "1000"
 
 _COMMANDS = (init, train, evaluate, score, sql, models, demo)

@@ -116,7 +116,8 @@ def _simulate(folder: Path, events: int) -> np.ndarray:
     columns = ["ts", "user_id", "app_id", "category", "country", "price", "position", "clicked", "true_probability"]
     print_table(columns, [tuple(row.values()) for row in past.select(columns).slice(0, 3).to_pylist()])
     output.print(
-        f"No other command does this; in Python: streamfm.testing.simulate_events({events}, seed={SEED}) is alike"
+        f"No other command does this; in Python: streamfm.testing.AppStore(seed={SEED}, users=4_000, apps=300)"
+        f".events({events}, random=numpy.random.default_rng({SEED}), days={DAYS})"
     )
     truth: np.ndarray = future["true_probability"].to_numpy()
     return truth

@@ -1,6 +1,6 @@
 """Python's texts, integers, floats and booleans as Arrow arrays.
 
-Not by pa.array(), which imports pandas wherever that is installed, at 0.2 s, and takes longer for one value.
+Not by pa.array(), which imports pandas wherever that is installed, and takes longer for one value.
 """
 
 from __future__ import annotations
