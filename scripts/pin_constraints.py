@@ -11,7 +11,7 @@ import tempfile
 import venv
 from pathlib import Path
 
-EXTRAS = "dev,kafka"
+EXTRAS = "dev"
 HEADER = """\
 # Every version that streamfm's checks ran with, so that an installation can be repeated:
 #   pip install --constraint constraints.txt '.[train]'

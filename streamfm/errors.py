@@ -6,7 +6,9 @@ StreamFMError
 │   └── MissingColumnsError   columns that are needed and not there
 ├── BundleError           a bundle's file is missing, changed, hostile or of another format
 ├── RegistryError         a name, version or alias that is not there, or cannot move
-└── ParityError           an exported model does not answer as the trained one
+├── ParityError           an exported model does not answer as the trained one
+└── StreamError           a stream cannot go on: a topic is not there, events were lost, too many dead letters
+    └── DisturbedError        for the moment; nothing is lost, and it is tried again
 """
 
 from __future__ import annotations
@@ -77,3 +79,14 @@ class RegistryError(StreamFMError, LookupError):
 
 class ParityError(StreamFMError, RuntimeError):
     """An exported model whose answers differ from the trained one's; nothing was published."""
+
+
+class StreamError(StreamFMError, RuntimeError):
+    """A stream that cannot go on; the message names the topic, partition and offset. Nothing uncommitted is lost."""
+
+
+class DisturbedError(StreamError):
+    """A stream that cannot go on for the moment: a broker is away, or the group rebalances.
+
+    Everything since the last commit is read again.
+    """

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-PINNED_EXTRAS = ("train", "kafka", "dev")
+PINNED_EXTRAS = ("train", "stream", "confluent", "dev")
 PAGES = ("README.md", "CONTRIBUTING.md")
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
 
