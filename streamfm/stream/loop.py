@@ -1,0 +1,211 @@
+"""The loop: events in, scores and dead letters out, nothing lost.
+
+Each batch goes through five numbered steps:
+
+    1 poll     records, until the batch is full
+    2 answer   decode, derive, score; what cannot be scored is a dead letter
+    3 send     scores and dead letters; with exactly-once, into a transaction
+    4 flush    every one of them is acknowledged
+    5 commit   where to go on; with exactly-once, together with what was sent
+
+and steps 1 and 2 of the next batch run while what was sent is under way: a turn is 1, 2, then 4 and 5 of the batch
+before, then 3. What is lost or done twice when the process dies between two steps:
+
+    before 3        nothing was sent: the batch is read again
+    3 to 4, 4 to 5  at-least-once: scores may be there and are made again; exactly-once: the transaction is aborted
+    in 5            it happened or it did not; at-least-once: as before; exactly-once: both or neither
+    after 5         nothing is read again
+
+The loop has no thread, no clock and no sleep of its own: the source waits for records, all else is handed in.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from streamfm.errors import DisturbedError, StreamError
+from streamfm.stream.answering import Answered, Answering
+from streamfm.stream.guard import DeadLetterGuard
+from streamfm.stream.measures import Measures
+from streamfm.stream.ports import Checkpoint, Polled, Record, Sink, Source
+from streamfm.stream.settings import StreamSettings
+
+logger = logging.getLogger(__name__)
+
+Clock = Callable[[], float]
+
+
+class Models(Protocol):
+    """Says which model answers; asked before each batch."""
+
+    def current(self) -> Answering:
+        """The model that answers the next batch."""
+
+
+class _Batch(NamedTuple):
+    """A batch that was sent and not committed."""
+
+    records: Sequence[Record]
+    answered: Answered
+
+
+class Stream:
+    """A source, the model, and a sink."""
+
+    def __init__(
+        self,
+        source: Source,
+        sink: Sink,
+        models: Models,
+        settings: StreamSettings,
+        *,
+        clock: Clock,
+        now_ms: Callable[[], int],
+        sleep: Callable[[float], object],
+        measures: Measures | None = None,
+    ) -> None:
+        """Connect them; nothing happens before `turn`.
+
+        Args:
+            source: Where events come from.
+            sink: Where answers go.
+            models: Which model answers.
+            settings: How batches fill, and which errors are tolerated.
+            clock: Seconds, from any beginning.
+            now_ms: Milliseconds since 1970, as events are stamped.
+            sleep: Waits so many seconds, or less if the stream is to stop.
+            measures: What is counted; one's own by default.
+        """
+        self.measures = measures or Measures()
+        self._source, self._sink, self._models, self._settings = source, sink, models, settings
+        self._clock, self._now_ms, self._sleep = clock, now_ms, sleep
+        self._guard = DeadLetterGuard(settings)
+        self._sent: _Batch | None = None
+        self._assignment: object = None
+        self._failures = 0
+
+    def run(self, stopping: Callable[[], bool]) -> Measures:
+        """Take turns until the source is finished or `stopping()`; then flush and commit what was sent.
+
+        Raises:
+            StreamError: The stream cannot go on. Everything that was not committed will be read again.
+        """
+        while not stopping() and not (self._sent is None and self._source.is_finished()):
+            self.turn(stopping)
+        try:
+            self._settle()
+        except DisturbedError as error:
+            self._sink.abandon()
+            logger.warning("stopped before the last batch was committed; it will be read again: %s", error.message)
+        return self.measures
+
+    def turn(self, stopping: Callable[[], bool] = lambda: False) -> None:
+        """One batch: poll and answer it, settle the one before, send it.
+
+        Raises:
+            StreamError: As `run`.
+        """
+        self.measures.turned(self._clock())
+        try:
+            self._turn()
+        except DisturbedError as error:
+            self._recover(error, stopping)
+        except BaseException:
+            self._sink.abandon()
+            raise
+
+    def _turn(self) -> None:
+        try:
+            polled = self._poll()
+            answered = self._answer(polled) if polled.records else None
+        except DisturbedError:
+            raise
+        except StreamError:
+            # What was sent has nothing to do with it.
+            self._settle()
+            raise
+        self._settle()
+        if answered is not None:
+            self._send(answered, polled)
+
+    def _poll(self) -> Polled:
+        """Step 1."""
+        settings = self._settings
+        # With a batch under way there is something better to do than to wait.
+        polled = self._source.poll(settings.max_batch_records, settings.idle_s if self._sent is None else 0.0)
+        records, checkpoint = list(polled.records), polled.checkpoint
+        if not records:
+            return polled
+        first = self._clock()
+        size = _bytes_of(records)
+        while len(records) < settings.max_batch_records and size < settings.max_batch_bytes:
+            left = first + settings.linger_s - self._clock()
+            if left <= 0:
+                break
+            more = self._source.poll(settings.max_batch_records - len(records), left)
+            if not more.records:
+                continue
+            if more.checkpoint.assignment != checkpoint.assignment:
+                # Nothing of the earlier assignment was sent; its records are read again by whoever has them now.
+                records, checkpoint = [], Checkpoint()
+            records += more.records
+            checkpoint = checkpoint.followed_by(more.checkpoint)
+            size += _bytes_of(more.records)
+        self.measures.took(fill=self._clock() - first)
+        if checkpoint.assignment != self._assignment:
+            self._assignment = checkpoint.assignment
+            self.measures.rebalances += 1
+        return Polled(records, checkpoint)
+
+    def _answer(self, polled: Polled) -> Answered:
+        """Step 2."""
+        answered = self._models.current().answer(polled.records, self._now_ms())
+        self._guard.check(len(polled.records), answered.answers.dead_letters)
+        self.measures.took(decode=answered.decode_s, encode=answered.encode_s, score=answered.score_s)
+        return answered
+
+    def _send(self, answered: Answered, polled: Polled) -> None:
+        """Step 3."""
+        began = self._clock()
+        # What is sent in part must be settled, or abandoned, too.
+        self._sent = _Batch(polled.records, answered)
+        self._sink.send(answered.answers, polled.checkpoint)
+        self.measures.took(send=self._clock() - began)
+
+    def _settle(self) -> None:
+        """Steps 4 and 5 of the batch that was sent, if there is one."""
+        if self._sent is None:
+            return
+        began = self._clock()
+        self._sink.flush()
+        flushed = self._clock()
+        now_ms = self._now_ms()
+        self._sink.commit()
+        self.measures.took(flush=flushed - began, commit=self._clock() - flushed)
+        self.measures.committed(self._sent.records, self._sent.answered, now_ms)
+        self._sent = None
+        self._failures = 0
+
+    def _recover(self, error: DisturbedError, stopping: Callable[[], bool]) -> None:
+        """Go back to what is committed, as soon as that can be."""
+        settings, problem = self._settings, error
+        self._sink.abandon()
+        self._sent = None
+        while not stopping():
+            delay_s = min(settings.backoff_s * 2 ** min(self._failures, 30), settings.max_backoff_s)
+            self._failures += 1
+            self.measures.disturbances += 1
+            logger.warning("disturbed, again in %.1f s (%d in a row): %s", delay_s, self._failures, problem.message)
+            self._sleep(delay_s)
+            self.measures.turned(self._clock())
+            try:
+                self._source.rewind()
+                return
+            except DisturbedError as again:
+                problem = again
+
+
+def _bytes_of(records: Sequence[Record]) -> int:
+    return sum(len(record.value) for record in records if record.value is not None)
