@@ -6,10 +6,10 @@ It reads NumPy, Arrow, compiled kernels and onnxruntime; never torch or onnx.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import Literal, overload
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 import onnxruntime
@@ -41,6 +41,21 @@ _EMPTY_COLUMNS: tuple[Mapping[str, pa.DataType], ...] = (
     {"categorical": pa.string(), "multivalued": pa.list_(pa.string()), "numeric": pa.float64()},
     {"categorical": pa.int64(), "multivalued": pa.list_(pa.int64()), "numeric": pa.float64()},
 )
+
+
+class Scored(NamedTuple):
+    """What a model says of B events (F features).
+
+    Attributes:
+        scores: float32 [B].
+        logits: float32 [B], or None where they were not asked for.
+        unknown: int64 [F], in how many events each feature, in the order of the specification, has a value that
+            training did not see; always 0 of hashed and numeric ones.
+    """
+
+    scores: NDArray[np.float32]
+    logits: NDArray[np.float32] | None
+    unknown: NDArray[np.int64]
 
 
 class Scorer:
@@ -154,6 +169,20 @@ class Scorer:
         """The same as `score_columns` before the sigmoid."""
         return self._ask(columns, rows, _LOGIT)
 
+    def answer_columns(self, columns: Columns, rows: int, *, with_logit: bool = False) -> Scored:
+        """Scores and what is told beside them, encoded once; the columns are the inputs', SQL features derived here.
+
+        Raises:
+            DataError: As `score_columns`, or an SQL feature fails.
+        """
+        output = _BOTH if with_logit else _SCORE
+        asked, unknown = [], np.zeros(len(self.spec.features), np.int64)
+        for encoded in self._chunks(self._deriver.derive(columns, rows), rows):
+            asked.append(self._run(encoded, output))
+            unknown += self.encoder.layout.count_unknown(encoded.ids)
+        answers = [_joined(parts) for parts in zip(*asked, strict=True)]
+        return Scored(answers[-1], answers[0] if with_logit else None, unknown)
+
     def explain_columns(self, columns: Columns, rows: int) -> list[Explanation]:
         """An explanation for each row of columns that already include those that SQL derives."""
         return [
@@ -168,8 +197,7 @@ class Scorer:
         return float(answers[0]) if isinstance(rows, Mapping) else answers
 
     def _ask(self, columns: Columns, rows: int, output: list[str]) -> NDArray[np.float32]:
-        answers = [self._run(encoded, output)[0] for encoded in self._chunks(columns, rows)]
-        return answers[0] if len(answers) == 1 else np.concatenate(answers)
+        return _joined([self._run(encoded, output)[0] for encoded in self._chunks(columns, rows)])
 
     def _chunks(self, columns: Columns, rows: int) -> Iterator[Encoded]:
         """The rows encoded, `CHUNK_ROWS` at a time; at least one chunk, so that columns are checked in any case."""
@@ -256,6 +284,10 @@ def load(reference: str | os.PathLike[str], *, precision: Precision = "fp32", th
     except BaseException:
         held.release()
         raise
+
+
+def _joined(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _deriver(bundle: Bundle) -> Deriver:

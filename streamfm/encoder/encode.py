@@ -75,6 +75,16 @@ class Layout:
     null_rows: NDArray[np.int32]
     unknown_rows: NDArray[np.int32]
 
+    def count_unknown(self, ids: Ids) -> NDArray[np.int64]:
+        """How many rows of ids int32 [B, S] have a value that training did not see, int64 [F]."""
+        if self.slots == len(self.fields):
+            is_unknown = ids == self.unknown_rows
+        else:
+            is_slot = ids == np.repeat(self.unknown_rows, [field.length for field in self.fields])
+            is_unknown = np.logical_or.reduceat(is_slot, [field.start for field in self.fields], axis=1)
+        counts: NDArray[np.int64] = np.count_nonzero(is_unknown, axis=0)
+        return counts
+
 
 class Encoder:
     """Encodes columns by a specification and what training saw. Immutable; safe to share between threads."""

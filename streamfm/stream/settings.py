@@ -24,9 +24,12 @@ class StreamSettings:
             stream stops; 1 never does.
         dead_letter_window: See there; nothing stops before so many events were seen.
         max_event_bytes: An event with a larger value is a dead letter.
-        event_id: The JSON field that names an event; one without it is a dead letter. Empty: none is asked for.
+        event_id: The JSON field that names an event; one without it is a dead letter. Empty: none is asked for. None:
+            that of the model's specification.
         keep: JSON fields of the event that the answer repeats.
         with_logit: Whether the answer tells the logit, too.
+        shadow_limit_s: When a second model takes longer than that for a batch, it is left out for `shadow_pause_s`.
+        shadow_pause_s: See there.
         idle_s: How long a poll may wait when there is nothing else to do.
         backoff_s: The first wait after a disturbance; it doubles up to `max_backoff_s`.
         max_backoff_s: The longest.
@@ -42,9 +45,11 @@ class StreamSettings:
     max_dead_letter_share: float = 0.5
     dead_letter_window: int = 1_000
     max_event_bytes: int = 1 << 20
-    event_id: str = ""
+    event_id: str | None = None
     keep: tuple[str, ...] = ()
     with_logit: bool = False
+    shadow_limit_s: float = 0.5
+    shadow_pause_s: float = 60.0
     idle_s: float = 0.1
     backoff_s: float = 0.1
     max_backoff_s: float = 5.0
@@ -53,7 +58,7 @@ class StreamSettings:
         """Check the ranges."""
         for name in ("max_batch_records", "max_batch_bytes", "dead_letter_window", "max_event_bytes"):
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}, expected 1 or more")
-        for name in ("linger_s", "idle_s", "backoff_s", "max_backoff_s"):
+        for name in ("linger_s", "shadow_limit_s", "shadow_pause_s", "idle_s", "backoff_s", "max_backoff_s"):
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}, expected 0 or more")
         _require(
             0 <= self.max_dead_letter_share <= 1,
