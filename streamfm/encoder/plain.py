@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 PLAIN_TYPES: dict[type, pa.DataType] = {
     str: pa.string(),
@@ -26,6 +27,7 @@ PLAIN_TYPES: dict[type, pa.DataType] = {
 _CODES = {int: "q", float: "d"}
 _ONES: dict[type, Callable[[Any], bytes]] = {int: Struct("=q").pack, float: Struct("=d").pack, bool: Struct("=?").pack}
 _OFFSETS = Struct("=ii").pack
+_FIRST = np.zeros(1, np.int64)
 
 
 def plain_value(value: Any) -> pa.Array:
@@ -53,15 +55,49 @@ def plain_array(values: Sequence[Any], kind: type) -> pa.Array:
     """
     if kind is type(None):
         return pa.nulls(len(values))
-    # NaN differs from itself.
-    is_valid = [value is not None and value == value for value in values]
     if kind is str:
-        texts = [b"" if value is None else value.encode() for value in values]
-        buffers = [_offsets([len(text) for text in texts]), pa.py_buffer(b"".join(texts))]
+        return _text_array(values)
+    if kind is bool:
+        flags = _bits([value is True for value in values])
+        buffers = [_validity([value is not None for value in values]), flags]
     else:
-        numbers: list[Any] = [0 if value is None else value for value in values]
-        buffers = [_bits(numbers) if kind is bool else pa.py_buffer(array(_CODES[kind], numbers))]
-    return pa.Array.from_buffers(PLAIN_TYPES[kind], len(values), [_validity(is_valid), *buffers])
+        buffers = _number_buffers(values, _CODES[kind])
+    return pa.Array.from_buffers(PLAIN_TYPES[kind], len(values), buffers)
+
+
+def _text_array(values: Sequence[Any]) -> pa.Array:
+    """As one text with a NUL between two, cut where the NULs are: nothing is done text by text."""
+    validity = None
+    try:
+        data = "\0".join(values).encode()
+    except TypeError:
+        validity = _validity([value is not None for value in values])
+        values = ["" if value is None else value for value in values]
+        data = "\0".join(values).encode()
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == 0)
+    if len(ends) == len(values) - 1:
+        data = data.replace(b"\0", b"")
+        # Before each end stood as many NULs as texts.
+        inner = ends - np.arange(len(ends))
+        offsets = _offsets_at(np.concatenate([_FIRST, inner, [len(data)]]))
+    else:
+        # There are NULs in the texts, or there is no text at all.
+        texts = [value.encode() for value in values]
+        data, offsets = b"".join(texts), _offsets([len(text) for text in texts])
+    return pa.Array.from_buffers(pa.string(), len(values), [validity, offsets, pa.py_buffer(data)])
+
+
+def _number_buffers(values: Sequence[Any], code: str) -> list[pa.Buffer | None]:
+    is_valid: Sequence[bool] = ()
+    try:
+        numbers = array(code, values)
+    except TypeError:
+        is_valid = [value is not None for value in values]
+        numbers = array(code, [0 if value is None else value for value in values])
+    # NaN differs from itself, and is NULL, too.
+    if code == "d" and np.isnan(np.frombuffer(numbers)).any():
+        is_valid = [value is not None and value == value for value in values]
+    return [_validity(is_valid), pa.py_buffer(numbers)]
 
 
 def plain_lists(values: Sequence[Any], kind: type) -> pa.Array:
@@ -84,6 +120,12 @@ def plain_lists(values: Sequence[Any], kind: type) -> pa.Array:
 def _offsets(lengths: Sequence[int]) -> pa.Buffer:
     # int32: it refuses what is more.
     return pa.py_buffer(array("i", [0, *accumulate(lengths)]))
+
+
+def _offsets_at(places: NDArray[np.int64]) -> pa.Buffer:
+    if places[-1] > np.iinfo(np.int32).max:
+        raise OverflowError(f"texts of {places[-1]:,} bytes")
+    return pa.py_buffer(places.astype(np.int32))
 
 
 def _bits(flags: Sequence[bool]) -> pa.Buffer:

@@ -6,6 +6,7 @@ import datetime as dt
 import numbers
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from functools import partial
 from itertools import islice
@@ -27,6 +28,7 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _FIRST_DAY = dt.date(1970, 1, 1).toordinal()
 _MICROSECOND = dt.timedelta(microseconds=1)
 _WIDE_INTEGERS = (pa.decimal128(38, 0), pa.decimal256(76, 0))
+_EXACT_IN_DOUBLE = 2**53
 _NUMBERS = (int, float, np.number)
 _ALIKE = {bool, float, Decimal, dt.date, np.bool_, np.float16, np.float32, np.float64}
 """Types of which values have the same texts together as alone."""
@@ -46,6 +48,10 @@ def to_array(values: Sequence[Any], item: Input) -> pa.Array:
         kind = pa.date32() if item.family == "date" else _INSTANT
         converted = _each(values, partial(_of_list, convert=read) if item.is_list else read, item)
         return _typed(converted, pa.list_(kind) if item.is_list else kind, item)
+    if not item.is_list and isinstance(next(filter(_is_there, values), None), str):
+        # Texts only, as events mostly have: this is found out by trying.
+        with suppress(*_NOT_CONVERTED):
+            return plain_array(values, str)
     if item.is_list:
         # Data frames write NaN where a list is missing.
         values = [None if _is_missing(value) else value for value in values]
@@ -56,6 +62,8 @@ def to_array(values: Sequence[Any], item: Input) -> pa.Array:
         if len(kinds) <= 1 and kinds <= PLAIN_TYPES.keys() and not of_arrays:
             kind = next(iter(kinds), type(None))
             return plain_lists(values, kind) if item.is_list else plain_array(values, kind)
+        if kinds == {int, float} and not of_arrays and _are_exact(values, item):
+            return plain_lists(values, float) if item.is_list else plain_array(values, float)
         if len(kinds) <= 1 or all(issubclass(kind, _NUMBERS) and kind is not bool for kind in kinds):
             return pa.array(values, from_pandas=True)
     except _NOT_CONVERTED:
@@ -67,7 +75,14 @@ def _kinds(values: Sequence[Any], item: Input) -> set[type]:
     """The Python types of the values, or of the lists' elements; None has none."""
     if item.is_list:
         values = [element for value in values if isinstance(value, (list, tuple)) for element in value]
-    return {type(value) for value in values} - {type(None)}
+    return set(map(type, values)) - {type(None)}
+
+
+def _are_exact(values: Sequence[Any], item: Input) -> bool:
+    """Whether a float64 holds each integer among the values, or the lists' elements, as it is."""
+    if item.is_list:
+        values = [element for value in values if value is not None for element in value]
+    return all(type(value) is not int or abs(value) <= _EXACT_IN_DOUBLE for value in values)
 
 
 def _mixed(values: Sequence[Any], item: Input) -> pa.Array:
@@ -171,6 +186,10 @@ def _text(value: Any) -> str | None:
 
 def _float(value: Any) -> float | None:
     return None if value is None else float(value)
+
+
+def _is_there(value: Any) -> bool:
+    return value is not None
 
 
 def _is_missing(value: Any) -> bool:

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from streamfm.errors import StreamError
 from streamfm.scoring import Scorer
 from streamfm.stream.batch_scoring import BatchScorer, BatchScores, Clock
-from streamfm.stream.decoding import Decoded, Decoder, JsonDecoder
+from streamfm.stream.decoding import Decoded, JsonDecoder
 from streamfm.stream.ports import Answers, DeadLetter, Header, Record
 from streamfm.stream.settings import StreamSettings
 
@@ -103,9 +103,9 @@ class Answering:
             )
         self.scorer, self.shadow = scorer, shadow
         self._clock = clock
-        self._decoder: Decoder = JsonDecoder(scorer.spec, settings)
+        self._decoder = JsonDecoder(scorer.spec, settings)
         self._scoring = BatchScorer(scorer, clock, with_logit=settings.with_logit)
-        self._shadowing = None if shadow is None else _Shadow(shadow, settings, clock)
+        self._shadowing = None if shadow is None else _Shadow(shadow, self._decoder, settings, clock)
         self._writer = _Writer(scorer, shadow, settings)
 
     def answer(self, records: Sequence[Record], scored_at_ms: int) -> Answered:
@@ -138,32 +138,33 @@ class Answering:
     def _ask_shadow(self, decoded: Decoded) -> tuple[Sequence[float | None], Shadowed]:
         if self._shadowing is None or not decoded.records:
             return [None] * len(decoded.records), Shadowed()
-        return self._shadowing.ask(decoded.records)
+        return self._shadowing.ask(decoded)
 
 
 class _Shadow:
     """A second model that scores the same events and cannot hurt the first."""
 
-    def __init__(self, scorer: Scorer, settings: StreamSettings, clock: Clock) -> None:
+    def __init__(self, scorer: Scorer, first: JsonDecoder, settings: StreamSettings, clock: Clock) -> None:
         self._clock = clock
         self._limit_s, self._pause_s = settings.shadow_limit_s, settings.shadow_pause_s
-        # The events are read again by its own specification, which may be another one.
-        self._decoder = JsonDecoder(scorer.spec, replace(settings, event_id="", keep=()))
+        own = JsonDecoder(scorer.spec, replace(settings, event_id="", keep=()))
+        # With other inputs than the first model's, it reads the events for itself.
+        self._decoder = None if own.inputs == first.inputs else own
         self._scoring = BatchScorer(scorer, clock)
         self._paused_until = float("-inf")
 
-    def ask(self, records: Sequence[Record]) -> tuple[Sequence[float | None], Shadowed]:
-        """Its score of each record, None where it has none."""
-        began = self._clock()
-        nothing: list[float | None] = [None] * len(records)
+    def ask(self, decoded: Decoded) -> tuple[Sequence[float | None], Shadowed]:
+        """Its score of each event, None where it has none."""
+        began, rows = self._clock(), len(decoded.records)
+        nothing: list[float | None] = [None] * rows
         if began < self._paused_until:
-            return nothing, Shadowed(skipped=len(records))
+            return nothing, Shadowed(skipped=rows)
         try:
-            scores, error = self._scores(records, until=began + self._limit_s)
+            scores, error = self._scores(decoded, until=began + self._limit_s)
         # Whatever it is, the first model's answers are worth more.
         except Exception as unexpected:
             logger.exception("the shadow failed on a batch")
-            return nothing, Shadowed(failed=len(records), error=repr(unexpected))
+            return nothing, Shadowed(failed=rows, error=repr(unexpected))
         took_s = self._clock() - began
         if took_s > self._limit_s:
             self._paused_until = self._clock() + self._pause_s
@@ -172,19 +173,19 @@ class _Shadow:
         failed = scores.count(None)
         return scores, Shadowed(scored=len(scores) - failed, failed=failed, error=error, seconds=took_s)
 
-    def _scores(self, records: Sequence[Record], until: float) -> tuple[list[float | None], str]:
-        decoded = self._decoder.decode(records)
+    def _scores(self, given: Decoded, until: float) -> tuple[list[float | None], str]:
+        decoded = given if self._decoder is None else self._decoder.decode(given.records)
         found = self._scoring.score(decoded.values, len(decoded.records), until=until)
-        error = next((error.message for error in found.failures.values()), "")
-        values: list[float | None] = found.scores.tolist()
+        scores: list[float | None] = found.scores.tolist()
+        errors = [error.message for error in found.failures.values()]
         for place in found.failures:
-            values[place] = None
-        if not decoded.dead_letters:
-            return values, error
-        refused = {id(letter.record) for letter in decoded.dead_letters}
-        read = iter(values)
-        message = decoded.dead_letters[-1].message
-        return [None if id(record) in refused else next(read) for record in records], error or message
+            scores[place] = None
+        if self._decoder is not None and decoded.dead_letters:
+            errors += [letter.message for letter in decoded.dead_letters]
+            refused = {id(letter.record) for letter in decoded.dead_letters}
+            read = iter(scores)
+            scores = [None if id(record) in refused else next(read) for record in given.records]
+        return scores, errors[-1] if errors else ""
 
 
 class _Writer:

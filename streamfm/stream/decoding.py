@@ -74,7 +74,7 @@ class JsonDecoder:
     """Reads events that are JSON objects in UTF-8.
 
     Attributes:
-        types: By the name of each field that is read, the types that it may have.
+        inputs: The inputs that a feature uses, and the types that JSON may write them in.
     """
 
     def __init__(self, spec: FeatureSpec, settings: StreamSettings) -> None:
@@ -83,39 +83,42 @@ class JsonDecoder:
         Raises:
             StreamError: The event id is an input that can be neither a text nor an integer.
         """
-        self._inputs = {name: _json_type(spec.input(name), uses) for name, uses in uses_of(spec).items()}
+        self.inputs = {name: _json_type(spec.input(name), uses) for name, uses in uses_of(spec).items()}
         self._event_id = settings.event_id
         self._max_bytes = settings.max_event_bytes
         self._kept = tuple(dict.fromkeys(name for name in (settings.event_id, *settings.keep) if name))
-        self.types: dict[str, Any] = dict.fromkeys(self._kept, msgspec.Raw) | self._inputs
+        self._types: dict[str, Any] = dict.fromkeys(self._kept, msgspec.Raw) | self.inputs
         if self._event_id:
-            self.types[self._event_id] = _event_id_type(self._event_id, self._inputs.get(self._event_id))
-        self._decode = _decoder(self.types)
+            self._types[self._event_id] = _event_id_type(self._event_id, self.inputs.get(self._event_id))
+        self._decode = _decoder(self._types)
 
     def decode(self, records: Sequence[Record]) -> Decoded:
         """As `Decoder`."""
-        events, refused = self._read(records)
+        limit = self._max_bytes
+        values = [v if (v := record.value) is not None and len(v) <= limit else None for record in records]
+        text = b"".join(filter(None, values))
+        # msgspec skips fields that nobody reads without a look at their UTF-8.
+        events, refused = self._read(records, values, self._decode if text.isascii() else self._decode_utf8)
         letters = list(refused.values())
         if refused:
             records = [record for place, record in enumerate(records) if place not in refused]
         # Transposed: a column is a tuple of each field's values.
         columns: Sequence[Sequence[Any]] = list(zip(*map(msgspec.structs.astuple, events), strict=True))
-        fields = dict(zip(self.types, columns if events else [()] * len(self.types), strict=True))
+        fields = dict(zip(self._types, columns if events else [()] * len(self._types), strict=True))
         if self._event_id and None in fields[self._event_id]:
             is_named = [name is not None for name in fields[self._event_id]]
             letters += [_unnamed(record, self._event_id) for record in _without(records, is_named)]
             records = list(compress(records, is_named))
             fields = {name: list(compress(values, is_named)) for name, values in fields.items()}
-        values = {name: fields[name] for name in self._inputs}
-        return Decoded(records, values, {name: self._as_kept(name, fields[name]) for name in self._kept}, letters)
+        inputs, kept = ({name: fields[name] for name in names} for names in (self.inputs, self._kept))
+        if b"\n" in text or b"\r" in text:
+            kept = {name: list(map(_on_one_line, column)) for name, column in kept.items()}
+        return Decoded(records, inputs, kept, letters)
 
-    def _read(self, records: Sequence[Record]) -> tuple[list[msgspec.Struct], dict[int, DeadLetter]]:
-        """The events, and those that are none by their places."""
-        limit = self._max_bytes
-        values = [v if (v := record.value) is not None and len(v) <= limit else None for record in records]
-        # msgspec skips fields that nobody reads without a look at their UTF-8.
-        is_ascii = b"".join(filter(None, values)).isascii()
-        decode: Callable[[Any], msgspec.Struct] = self._decode if is_ascii else self._decode_utf8
+    def _read(
+        self, records: Sequence[Record], values: Sequence[bytes | None], decode: Callable[[Any], msgspec.Struct]
+    ) -> tuple[list[msgspec.Struct], dict[int, DeadLetter]]:
+        """The events of the values, and those that are none by their places."""
         events: list[msgspec.Struct] = []
         refused: dict[int, DeadLetter] = {}
         waiting = map(decode, values)
@@ -144,14 +147,10 @@ class JsonDecoder:
         reason = "wrong_type" if is_of_field else "not_json"
         return DeadLetter(record, reason, type(error).__name__, str(error)[:_MAX_MESSAGE])
 
-    def _as_kept(self, name: str, values: Sequence[Any]) -> Sequence[Any]:
-        return list(map(_on_one_line, values)) if self.types[name] is msgspec.Raw else values
 
-
-def _on_one_line(raw: msgspec.Raw) -> msgspec.Raw:
-    """JSON as the event has it; line ends between its tokens are spaces, since sinks may write a line an answer."""
-    text = bytes(raw)
-    return msgspec.Raw(text.translate(_NO_LINE_ENDS)) if b"\n" in text or b"\r" in text else raw
+def _on_one_line(value: Any) -> Any:
+    """Of JSON as the event has it, line ends between its tokens as spaces: sinks may write a line for each answer."""
+    return msgspec.Raw(bytes(value).translate(_NO_LINE_ENDS)) if isinstance(value, msgspec.Raw) else value
 
 
 def _without(records: Sequence[Record], is_named: Sequence[bool]) -> list[Record]:
