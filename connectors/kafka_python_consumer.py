@@ -1,0 +1,166 @@
+"""kafka-python's consumer behind the port of `kafka_client`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+import kafka
+from kafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError, RetriableError
+from kafka.structs import MemberState
+
+from connectors.kafka_client import Bounds, BrokenClientError, OutOfRangeError, Revocation, UnpositionedError
+from connectors.kafka_errors import bounded
+from connectors.kafka_python_errors import translated, translating
+from connectors.kafka_settings import KafkaSettings
+from streamfm.errors import DisturbedError, StreamError
+from streamfm.stream.ports import Partition, Positions, Record
+
+
+class KafkaPythonConsumer:
+    """A `Consumer`."""
+
+    def __init__(self, consumer: Any, settings: KafkaSettings, revocation: Revocation) -> None:
+        """Subscribe."""
+        self._consumer, self._settings = consumer, settings
+        self._timeout_ms = round(settings.request_timeout_s * 1000)
+        consumer.subscribe(list(settings.input_topics), listener=_Listener(consumer, revocation))
+
+    def poll(self, max_records: int, timeout_s: float) -> Sequence[Record]:
+        """See `Consumer`."""
+        try:
+            polled = self._consumer.poll(timeout_ms=timeout_s * 1000, max_records=max_records)
+        except NoOffsetForPartitionError as error:
+            raise UnpositionedError("nothing is committed") from error
+        except OffsetOutOfRangeError as error:
+            ((partition, offset),) = error.args[0].items()
+            raise OutOfRangeError(tuple(partition), offset) from None
+        except KafkaError as error:
+            problem = translated("polling", error)
+            if isinstance(problem, DisturbedError) and not isinstance(error, RetriableError):
+                # Such as UnknownBrokerIdError, after which nothing more would come.
+                raise BrokenClientError(problem.message) from error
+            raise problem from error
+        parts: list[list[Record]] = list(polled.values())
+        return parts[0] if len(parts) == 1 else [record for part in parts for record in part]
+
+    def membership(self) -> object | None:
+        """See `Consumer`."""
+        metadata = self._consumer.group_metadata()
+        # After max_poll_interval it is (-1, ""), which a broker takes for somebody outside of all groups, and accepts.
+        is_member = metadata.generation_id >= 0 and metadata.member_id and metadata.state == MemberState.STABLE
+        return metadata if is_member else None
+
+    def assignment(self) -> Collection[Partition]:
+        """See `Consumer`."""
+        partitions: Collection[Partition] = self._consumer.assignment()
+        return partitions
+
+    def committed(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        """See `Consumer`."""
+        with translating("asking for what is committed"):
+            found = {
+                partition: self._consumer.committed(kafka.TopicPartition(*partition), timeout_ms=self._timeout_ms)
+                for partition in partitions
+            }
+        return {partition: offset for partition, offset in found.items() if offset is not None}
+
+    def commit(self, positions: Positions) -> None:
+        """See `Consumer`."""
+        with translating("committing offsets"):
+            self._consumer.commit(_offsets(positions), timeout_ms=self._timeout_ms)
+
+    def seek(self, positions: Positions) -> None:
+        """See `Consumer`."""
+        partitions = [kafka.TopicPartition(*partition) for partition in positions]
+        try:
+            for partition in partitions:
+                self._consumer.seek(partition, positions[partition])
+            self._consumer.resume(*partitions)
+        except (AssertionError, KeyError, KafkaError) as error:
+            raise DisturbedError(f"a partition was taken away before it was read: {error}") from error
+
+    def pause(self, partitions: Collection[Partition]) -> None:
+        """See `Consumer`."""
+        assigned = self._consumer.assignment()
+        here = [partition for partition in partitions if partition in assigned]
+        self._consumer.pause(*(kafka.TopicPartition(*partition) for partition in here))
+
+    def positions(self) -> Positions:
+        """See `Consumer`."""
+        found = {}
+        for partition in self._consumer.assignment():
+            # Without a position, or without the partition in the meantime.
+            with suppress(KafkaError, KeyError):
+                found[tuple(partition)] = self._consumer.position(partition, timeout_ms=0)
+        return {partition: offset for partition, offset in found.items() if offset is not None}
+
+    def known_ends(self) -> Positions:
+        """See `Consumer`."""
+        ends = {}
+        for partition in self._consumer.assignment():
+            with suppress(KafkaError, KeyError):
+                ends[tuple(partition)] = self._consumer.highwater(partition)
+        return {partition: end for partition, end in ends.items() if end is not None}
+
+    def bounds(self, partitions: Collection[Partition]) -> Mapping[Partition, Bounds]:
+        """See `Consumer`."""
+        asked = [kafka.TopicPartition(*partition) for partition in partitions]
+        with translating("asking for the ends of the log"):
+            begins = self._consumer.beginning_offsets(asked, timeout_ms=self._timeout_ms)
+            ends = self._consumer.end_offsets(asked, timeout_ms=self._timeout_ms)
+        return {partition: Bounds(begins[partition], ends[partition]) for partition in asked}
+
+    def offsets_at(self, partitions: Collection[Partition], time: datetime) -> Positions:
+        """See `Consumer`."""
+        time_ms = round(time.timestamp() * 1000)
+        asked = {kafka.TopicPartition(*partition): time_ms for partition in partitions}
+        with translating(f"asking for the offsets of {time.isoformat()}"):
+            found = self._consumer.offsets_for_times(asked, timeout_ms=self._timeout_ms)
+        return {tuple(partition): place.offset for partition, place in found.items() if place is not None}
+
+    def close(self, timeout_s: float) -> None:
+        """See `Consumer`."""
+        self.discard(self._consumer, timeout_s)
+
+    @staticmethod
+    def discard(consumer: Any, timeout_s: float = 0.0) -> None:
+        """Close it, in the background when that takes longer; its own time limit does not hold for every step."""
+        with suppress(KafkaError, StreamError, RuntimeError):
+            bounded("leaving the group", timeout_s, lambda: consumer.close(timeout_ms=max(timeout_s, 1.0) * 1000))
+
+
+class _Listener(kafka.AsyncConsumerRebalanceListener):  # type: ignore[misc]
+    """Runs in the consumer's own thread, while the worker's waits in `poll` or `close`.
+
+    There a call that waits for the consumer would wait for itself: it is awaited.
+    """
+
+    def __init__(self, consumer: Any, revocation: Revocation) -> None:
+        self._consumer, self._revocation = consumer, revocation
+
+    async def on_partitions_revoked(self, revoked: object) -> None:
+        positions = self._revocation.revoke()
+        if not positions:
+            return
+        try:
+            await self._consumer.commit_async(_offsets(positions))
+        except Exception as error:
+            self._revocation.revoked(error)
+        else:
+            self._revocation.revoked(None)
+
+    async def on_partitions_assigned(self, assigned: object) -> None:
+        """Nothing: the membership has changed, and the source goes to what is committed."""
+
+    async def on_partitions_lost(self, lost: object) -> None:
+        self._revocation.lose()
+
+
+def _offsets(positions: Positions) -> dict[Any, Any]:
+    return {
+        kafka.TopicPartition(*partition): kafka.OffsetAndMetadata(offset, "", -1)
+        for partition, offset in positions.items()
+    }
