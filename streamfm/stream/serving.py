@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from streamfm.errors import StreamFMError
@@ -103,15 +104,18 @@ class ServedModels:
             BundleError: The bundle was refused.
             StreamError: The settings do not go with the model.
         """
+        self.swaps = 0
         self._settings, self._clock = settings, clock
         self._champion = Followed(reference, precision, clock)
         self._shadow = None if shadow is None else Followed(shadow, precision, clock)
         scorer = self._champion.load()
+        if settings.event_id is None:
+            # Once for all versions: whoever reads the scores looks for it.
+            settings = self._settings = replace(settings, event_id=scorer.spec.event_id)
         self._answering = Answering(scorer, settings, clock=clock)
         self._champion.accept(scorer)
         if self._shadow is not None:
             self._move(self._shadow, self._shadow.newer(first=True))
-        self.swaps = 0
 
     def current(self) -> Answering:
         """The model that answers the next batch."""
@@ -124,10 +128,9 @@ class ServedModels:
 
     def refresh(self) -> bool:
         """Look at what is published and move on to it; whether another version took over. For one thread at a time."""
-        moved = self._move(self._champion, self._champion.newer())
-        if self._shadow is not None:
-            moved |= self._move(self._shadow, self._shadow.newer())
-        return moved
+        moved = [self._move(one, one.newer()) for one in (self._champion, self._shadow) if one is not None]
+        self.swaps += sum(moved)
+        return any(moved)
 
     def _move(self, followed: Followed, loaded: Scorer | None) -> bool:
         """Let what was loaded take over; whether it does."""
@@ -141,7 +144,6 @@ class ServedModels:
             followed.refuse(loaded.version, error)
             return False
         followed.accept(loaded)
-        self.swaps += 1
         logger.info("%s/%s takes over from the next batch on", loaded.name, loaded.version)
         return True
 
