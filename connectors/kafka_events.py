@@ -10,12 +10,10 @@ an event becomes an empty one, since kafka-python cannot send it.
 
 from __future__ import annotations
 
-from connectors.kafka_client import Client
-from connectors.kafka_group import Group
 from connectors.kafka_python_client import KafkaPythonClient
 from connectors.kafka_settings import KafkaSettings
 from connectors.kafka_sink import KafkaSink
-from connectors.kafka_source import KafkaSource
+from connectors.kafka_source import KafkaSource, open_with
 
 
 def open_kafka(settings: KafkaSettings) -> tuple[KafkaSource, KafkaSink]:
@@ -26,18 +24,3 @@ def open_kafka(settings: KafkaSettings) -> tuple[KafkaSource, KafkaSink]:
         DisturbedError: No broker answers.
     """
     return open_with(KafkaPythonClient(settings), settings)
-
-
-def open_with(client: Client, settings: KafkaSettings) -> tuple[KafkaSource, KafkaSink]:
-    """The same, by any client library."""
-    group = Group(client)
-    sink = KafkaSink(settings, client, group)
-    source = KafkaSource(settings, group, sink)
-    source.prepare()
-    try:
-        # Before the first poll: what a predecessor left open is decided, and so what is committed.
-        sink.prepare()
-    except BaseException:
-        source.close(0.0)
-        raise
-    return source, sink

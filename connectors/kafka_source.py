@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 
-from connectors.kafka_client import BrokenClientError, Consumer, OutOfRangeError, UnpositionedError
+from connectors.kafka_client import BrokenClientError, Client, Consumer, OutOfRangeError, UnpositionedError
 from connectors.kafka_group import Group
 from connectors.kafka_settings import KafkaSettings, Place
 from connectors.kafka_sink import KafkaSink
@@ -206,3 +206,23 @@ class KafkaSource:
     def close(self, timeout_s: float) -> None:
         """See `Source`."""
         self._group.leave(timeout_s)
+
+
+def open_with(client: Client, settings: KafkaSettings) -> tuple[KafkaSource, KafkaSink]:
+    """The two ends of a stream by that client library, connected; the group is joined with the first poll.
+
+    Raises:
+        StreamError: A topic is not there, something is not allowed, or a library is missing.
+        DisturbedError: No broker answers.
+    """
+    group = Group(client)
+    sink = KafkaSink(settings, client, group)
+    source = KafkaSource(settings, group, sink)
+    source.prepare()
+    try:
+        # Before the first poll: what a predecessor left open is decided, and so what is committed.
+        sink.prepare()
+    except BaseException:
+        source.close(0.0)
+        raise
+    return source, sink

@@ -1,0 +1,305 @@
+"""A genuine Kafka, topics of its own for every test, and the adapter driven by hand."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connectors.kafka_client import Client
+from connectors.kafka_settings import KafkaSettings
+from connectors.kafka_sink import KafkaSink
+from connectors.kafka_source import KafkaSource, open_with
+from streamfm.errors import DisturbedError
+from streamfm.stream.ports import Answers, DeadLetter, Polled
+
+LAUNCHER = Path(__file__).parents[2].parent / "shared" / "kafka" / "broker"
+
+
+def why_no_launcher() -> str:
+    """Why no broker can be started here; empty if one can."""
+    if not LAUNCHER.exists():
+        return f"no Kafka: STREAMFM_TEST_BOOTSTRAP is not set, and there is no {LAUNCHER}"
+    return "" if shutil.which("java") else "no Kafka: STREAMFM_TEST_BOOTSTRAP is not set, and there is no java"
+
+
+class Brokers:
+    """A cluster of its own, which may be killed."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder = folder
+        self.bootstrap = self.call("start", *options)
+
+    def call(self, command: str, *options: str) -> str:
+        line = [str(LAUNCHER), command, str(self.folder), *options]
+        return subprocess.run(line, check=True, capture_output=True, text=True, timeout=200).stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Kafka that all tests share: nobody kills it."""
+    if given := os.environ.get("STREAMFM_TEST_BOOTSTRAP"):
+        yield given
+        return
+    if reason := why_no_launcher():
+        pytest.skip(reason)
+    brokers = Brokers(tmp_path_factory.mktemp("kafka") / "cluster")
+    try:
+        yield brokers.bootstrap
+    finally:
+        brokers.call("destroy")
+
+
+@pytest.fixture
+def own_brokers(tmp_path: Path) -> Iterator[Callable[..., Brokers]]:
+    """Starts a cluster for one test, which may kill it."""
+    if reason := why_no_launcher():
+        pytest.skip(reason)
+    started: list[Brokers] = []
+
+    def start(*options: str) -> Brokers:
+        started.append(Brokers(tmp_path / f"cluster-{len(started)}", *options))
+        return started[-1]
+
+    yield start
+    for brokers in started:
+        brokers.call("destroy")
+
+
+def _kafka_python(settings: KafkaSettings) -> Client:
+    from connectors.kafka_python_client import KafkaPythonClient
+
+    return KafkaPythonClient(settings)
+
+
+CLIENTS: dict[str, Callable[[KafkaSettings], Client]] = {"kafka-python": _kafka_python}
+
+
+@pytest.fixture(params=sorted(CLIENTS))
+def client(request: pytest.FixtureRequest) -> str:
+    """The client library."""
+    name: str = request.param
+    return name
+
+
+class Bench:
+    """Topics, events, workers that are driven by hand, and what they have written."""
+
+    def __init__(self, bootstrap: str, client: str) -> None:
+        import kafka
+
+        self.bootstrap, self.client = bootstrap, client
+        self.name = f"t{uuid.uuid4().hex[:12]}"
+        self.events, self.scores, self.dead = (f"{self.name}.{kind}" for kind in ("events", "scores", "dead"))
+        self.admin = kafka.KafkaAdminClient(bootstrap_servers=bootstrap)
+        self._closing: list[Any] = []
+
+    def make(self, topic: str, partitions: int = 2, **configs: str) -> str:
+        from kafka.admin import NewTopic
+
+        named = {key.replace("_", "."): value for key, value in configs.items()}
+        self.admin.create_topics([NewTopic(topic, partitions, 1, topic_configs=named)])
+        self.admin.wait_for_topics([topic])
+        return topic
+
+    def make_all(self, partitions: int = 2) -> None:
+        for topic in (self.events, self.scores, self.dead):
+            self.make(topic, partitions)
+
+    def settings(self, **changes: Any) -> KafkaSettings:
+        given: dict[str, Any] = {
+            "bootstrap_servers": self.bootstrap,
+            "input_topics": (self.events,),
+            "output_topic": self.scores,
+            "dead_letter_topic": self.dead,
+            "group_id": self.name,
+        }
+        return KafkaSettings(**(given | changes))
+
+    def client_for(self, settings: KafkaSettings) -> Client:
+        return CLIENTS[self.client](settings)
+
+    def worker(self, **changes: Any) -> Worker:
+        settings = self.settings(**changes)
+        worker = Worker(*open_with(self.client_for(settings), settings))
+        self._closing.append(worker)
+        return worker
+
+    def produce(self, values: Sequence[bytes | None], topic: str = "", **options: Any) -> None:
+        """Append events, the key being the index, in turn over the partitions."""
+        import kafka
+
+        producer = kafka.KafkaProducer(bootstrap_servers=self.bootstrap, **options)
+        topic = topic or self.events
+        count = len(producer.partitions_for(topic))
+        futures = [
+            producer.send(topic, value, str(index).encode(), [("n", b"%d" % index)], index % count, 1_000 + index)
+            for index, value in enumerate(values)
+        ]
+        producer.flush(30)
+        for future in futures:
+            future.get(0)
+        producer.close(10)
+
+    def read(self, topic: str, isolation: str = "read_committed") -> list[Any]:
+        """Everything up to the end that no open transaction hides."""
+        import kafka
+
+        consumer = kafka.KafkaConsumer(
+            bootstrap_servers=self.bootstrap,
+            isolation_level=isolation,
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+        )
+        try:
+            partitions = [kafka.TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)]
+            consumer.assign(partitions)
+            consumer.seek_to_beginning(*partitions)
+            ends = consumer.end_offsets(partitions)
+            records: list[Any] = []
+            wait_for(lambda: _read_some(consumer, records) or all(consumer.position(p) >= ends[p] for p in partitions))
+            return records
+        finally:
+            consumer.close()
+
+    def committed(self) -> dict[int, int]:
+        """Where the group stands, by partition."""
+        offsets = self.admin.list_group_offsets({self.name: None})[self.name]
+        return {partition.partition: place.offset for partition, place in offsets.items()}
+
+    def close(self) -> None:
+        for worker in self._closing:
+            worker.close()
+        self.admin.close()
+
+
+def _read_some(consumer: Any, records: list[Any]) -> bool:
+    for part in consumer.poll(timeout_ms=200, max_records=100_000).values():
+        records.extend(part)
+    return False
+
+
+class Worker:
+    """The two ends of a stream, in the order of the loop."""
+
+    def __init__(self, source: KafkaSource, sink: KafkaSink) -> None:
+        self.source, self.sink = source, sink
+
+    def poll(self, max_records: int = 1_000, timeout_s: float = 20.0) -> Polled:
+        """The next poll with records."""
+        polled: list[Polled] = []
+
+        def came() -> bool:
+            polled.append(self.source.poll(max_records, 0.2))
+            return bool(polled[-1].records)
+
+        wait_for(came, timeout_s)
+        return polled[-1]
+
+    def join(self, partitions: int) -> None:
+        """Poll until so many partitions are assigned; nothing may come of them."""
+
+        def joined() -> bool:
+            assert not self.source.poll(1, 0.1).records
+            return len(self.source.lag()) == partitions
+
+        wait_for(joined)
+
+    def send(self, polled: Polled, dead: Sequence[DeadLetter] = ()) -> None:
+        """Answer every record by its value."""
+        poisoned = {(letter.record.partition, letter.record.offset) for letter in dead}
+        records = [record for record in polled.records if (record.partition, record.offset) not in poisoned]
+        values = [b"scored " + (record.value or b"") for record in records]
+        self.sink.send(Answers(records, values, [("model", b"m@1")], list(dead)), polled.checkpoint)
+
+    def settle(self) -> None:
+        self.sink.flush()
+        self.sink.commit()
+
+    def turn(self, max_records: int = 1_000) -> int:
+        """A batch, from poll to commit."""
+        polled = self.poll(max_records)
+        self.send(polled)
+        self.settle()
+        return len(polled.records)
+
+    def recover(self) -> None:
+        """As the loop does after a disturbance."""
+        self.sink.abandon()
+
+        def rewound() -> bool:
+            with suppress(DisturbedError):
+                self.source.rewind()
+                return True
+            return False
+
+        wait_for(rewound, 60.0)
+
+    def run(self, count: int, timeout_s: float = 60.0, poison: bytes = b"") -> int:
+        """Turns, with recoveries, until so many events were committed; an event with the value `poison` is no JSON."""
+        done = 0
+
+        def enough() -> bool:
+            nonlocal done
+            try:
+                polled = self.source.poll(1_000, 0.2)
+                if polled.records:
+                    bad = [record for record in polled.records if record.value == poison]
+                    self.send(polled, [DeadLetter(record, "not_json", "DecodeError", "expected {") for record in bad])
+                    self.settle()
+                    done += len(polled.records)
+            except DisturbedError:
+                self.recover()
+            return done >= count
+
+        wait_for(enough, timeout_s)
+        return done
+
+    def close(self) -> None:
+        self.sink.close(5.0)
+        self.source.close(5.0)
+
+
+def wait_for(ready: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    """Try until it is so; a limit against tests that hang."""
+    deadline = time.monotonic() + timeout_s
+    while not ready():
+        assert time.monotonic() < deadline, f"not so after {timeout_s} s"
+
+
+def counted(records: Sequence[Any]) -> Counter[bytes]:
+    """How often each value is there."""
+    return Counter(record.value for record in records)
+
+
+def once(values: Sequence[bytes]) -> Counter[bytes]:
+    """Every event scored once."""
+    return Counter(b"scored " + value for value in values)
+
+
+@pytest.fixture
+def bench(bootstrap: str, client: str) -> Iterator[Bench]:
+    """Topics with two partitions each."""
+    bench = Bench(bootstrap, client)
+    try:
+        bench.make_all()
+        yield bench
+    finally:
+        bench.close()
+
+
+@pytest.fixture
+def bare_bench(bootstrap: str, client: str) -> Iterator[Bench]:
+    """No topics yet."""
+    bench = Bench(bootstrap, client)
+    yield bench
+    bench.close()
