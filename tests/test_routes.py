@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ from safetensors.numpy import load_file
 from streamfm.cli import cli
 from streamfm.encoder import Encoded
 from streamfm.scoring import Precision, Scorer, load
+from streamfm.stream.answering import Answering
+from streamfm.stream.ports import Event
+from streamfm.stream.settings import StreamSettings
 from streamfm.testing import simulate_events
 from udfs.duckdb_udf import register
 
@@ -377,6 +381,39 @@ def command_line(world: World) -> Scores:
     return scored["score"].to_numpy()
 
 
+# The stream.
+
+
+def stream(batch: int, time_of: Callable[[Any], Any]) -> Callable[[World], Scores]:
+    """Events as JSON, so many a batch."""
+
+    def route(world: World) -> Scores:
+        answering = Answering(world.scorer, StreamSettings(event_id="n"), clock=time.perf_counter)
+        rows = [row | {"n": n} for n, row in enumerate(world.rows(ts=time_of, price=_finite, session_seconds=_finite))]
+        records = [Event("events", 0, row["n"], 0, None, json.dumps(row).encode()) for row in rows]
+        scores: dict[int, float] = {}
+        for start in range(0, len(records), batch):
+            answered = answering.answer(records[start : start + batch], 0)
+            assert not answered.answers.dead_letters
+            scores |= {line["n"]: line["score"] for line in map(json.loads, answered.answers.values)}
+        found = world.scorer.score(world.events)
+        are_json = np.array([not any(map(_is_infinite, row.values())) for row in world.rows()])
+        assert are_json.mean() > 0.9
+        found[are_json] = np.array([scores[n] for n in range(len(rows))], np.float32)[are_json]
+        return found
+
+    return route
+
+
+def _finite(value: float | None) -> float | None:
+    """What JSON can write: NaN is null; of an infinity there is none, and the event does not count."""
+    return None if value is None or not math.isfinite(value) else value
+
+
+def _is_infinite(value: Any) -> bool:
+    return isinstance(value, float) and math.isinf(value)
+
+
 ROUTES: dict[str, Callable[[World], Scores]] = {
     "batches of 1,000": batches(1_000),
     "batches of 61": batches(61),
@@ -420,6 +457,8 @@ ROUTES: dict[str, Callable[[World], Scores]] = {
     "SQL in another time zone": far_away,
     "SQL on a cursor": on_a_cursor,
     "streamfm score": command_line,
+    "stream": stream(2_048, _epoch_ms),
+    "stream, batches of 61, ISO times": stream(61, lambda value: value and value.isoformat()),
 }
 
 
