@@ -33,6 +33,9 @@ _JSON_TYPES: Mapping[str, type] = {"text": str, "integer": int, "real": float, "
 _NULL = msgspec.Raw(b"null")
 _NO_LINE_ENDS = bytes.maketrans(b"\r\n", b"  ")
 _MAX_MESSAGE = 500
+_TUPLES = 256
+"""Events that are tuples at a time: few enough that the garbage collector does not look for them."""
+
 _REFUSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError)
 
 
@@ -102,9 +105,7 @@ class JsonDecoder:
         letters = list(refused.values())
         if refused:
             records = [record for place, record in enumerate(records) if place not in refused]
-        # Transposed: a column is a tuple of each field's values.
-        columns: Sequence[Sequence[Any]] = list(zip(*map(msgspec.structs.astuple, events), strict=True))
-        fields = dict(zip(self._types, columns if events else [()] * len(self._types), strict=True))
+        fields = _transposed(events, tuple(self._types))
         if self._event_id and None in fields[self._event_id]:
             is_named = [name is not None for name in fields[self._event_id]]
             letters += [_unnamed(record, self._event_id) for record in _without(records, is_named)]
@@ -146,6 +147,16 @@ class JsonDecoder:
         is_of_field = isinstance(error, msgspec.ValidationError) and " - at `$" in str(error)
         reason = "wrong_type" if is_of_field else "not_json"
         return DeadLetter(record, reason, type(error).__name__, str(error)[:_MAX_MESSAGE])
+
+
+def _transposed(events: Sequence[msgspec.Struct], fields: Sequence[str]) -> dict[str, list[Any]]:
+    """Each field's values."""
+    columns: dict[str, list[Any]] = {name: [] for name in fields}
+    for start in range(0, len(events), _TUPLES):
+        some = map(msgspec.structs.astuple, events[start : start + _TUPLES])
+        for column, values in zip(columns.values(), zip(*some, strict=True), strict=True):
+            column.extend(values)
+    return columns
 
 
 def _on_one_line(value: Any) -> Any:
