@@ -50,7 +50,12 @@ class StreamCollector(Collector):
             ("model_swaps", "Times that another version of a model took over.", models.swaps),
             ("model_refusals", "Times that a version was refused.", models.refusals),
             ("shadow_scored", "Events that the second model scored.", measures.shadow_scored),
-            ("shadow_failed", "Events that the second model did not score.", measures.shadow_failed),
+            ("shadow_failed", "Events that the second model could not score.", measures.shadow_failed),
+            (
+                "shadow_skipped",
+                "Events that the second model, being slow, was not asked about.",
+                measures.shadow_skipped,
+            ),
         ):
             yield CounterMetricFamily(f"streamfm_{name}", text, value=value)
         letters = CounterMetricFamily("streamfm_dead_letters", "Events that cannot be scored.", labels=["reason"])

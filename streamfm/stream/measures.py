@@ -57,7 +57,8 @@ class Measures:
         rebalances: Times that another assignment of partitions took effect, the first one included.
         unknown: Events that had a value that training did not see, by feature.
         shadow_scored: Events that the second model scored.
-        shadow_failed: Events that it did not.
+        shadow_failed: Events that it could not score, or not in time.
+        shadow_skipped: Events that it was not asked about, since it had been too slow.
         batch_records: Records of a batch.
         stage_s: Seconds of a batch by stage.
         event_to_score_s: Seconds from an event's timestamp to the acknowledgement of its score.
@@ -67,7 +68,7 @@ class Measures:
     def __init__(self) -> None:
         """Start at nothing."""
         self.events = self.scores = self.commits = self.disturbances = self.rebalances = 0
-        self.shadow_scored = self.shadow_failed = 0
+        self.shadow_scored = self.shadow_failed = self.shadow_skipped = 0
         self.dead_letters: Counter[str] = Counter()
         self.unknown: Counter[str] = Counter()
         self.batch_records = Histogram(RECORDS)
@@ -101,5 +102,6 @@ class Measures:
         self.unknown.update(answered.unknown)
         self.shadow_scored += answered.shadow.scored
         self.shadow_failed += answered.shadow.failed
+        self.shadow_skipped += answered.shadow.skipped
         stamped = np.array([record.timestamp for record in answered.answers.records], np.int64)
         self.event_to_score_s.observe_all(np.maximum(0, acknowledged_ms - stamped[stamped >= 0]) / 1000.0)

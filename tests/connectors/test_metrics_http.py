@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from connectors.metrics_http import Health, MetricsServer, StreamCollector
 from streamfm.errors import StreamError
 from streamfm.stream.loop import Stream
 from streamfm.stream.measures import Measures
+from streamfm.stream.ports import REASONS, STAGES
 from streamfm.stream.serving import ServedModels
 from streamfm.stream.settings import StreamSettings
 from streamfm.testing import FakeClock, ListSink, ListSource
@@ -142,3 +144,28 @@ def test_an_address_that_is_taken_is_named(running: Running) -> None:
     collector = StreamCollector(running.measures, running.models, dict)
     with pytest.raises(StreamError, match=f"http {host}:{port}: .*in use"):
         MetricsServer(host, int(port), collector, health)
+
+
+def test_every_metric_is_documented(running: Running) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "streaming.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`streamfm_\w+`) \| (\w+)(?:, ([^|]*?))? \|", page, re.MULTILINE)
+    documented = {
+        (name.strip("`"), kind, tuple(sorted(re.findall(r"`(\w+)`", labels)))) for name, kind, labels in rows
+    }
+    running.stream.run(lambda: False)
+    told = set()
+    for family in text_string_to_metric_families(running.get("/metrics")[1]):
+        if family.name.startswith("streamfm_"):
+            name = family.name + ("_total" if family.type == "counter" else "")
+            labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+            told.add((name, family.type, tuple(sorted(labels))))
+    assert documented == told
+
+
+def test_every_reason_and_stage_is_documented(running: Running) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "streaming.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| [^|]* \| `([A-Z_]+)` \|", page, re.MULTILINE)
+    assert dict(STAGES) == dict(rows)
+    assert set(REASONS) == set(STAGES)
+    (stages,) = re.findall(r"`streamfm_stage_seconds` \| histogram, `stage` \|(.*)\|", page)
+    assert set(running.measures.stage_s) == set(re.findall(r"`(\w+)`", stages))

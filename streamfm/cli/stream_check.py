@@ -1,0 +1,42 @@
+"""`streamfm stream --check`: whether everything a stream needs is there, before it runs."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from streamfm.cli.console import answer
+from streamfm.cli.stream_parts import Given, kafka
+from streamfm.stream.ports import Event, Record
+from streamfm.stream.serving import ServedModels
+
+
+def print_checks(given: Given, models: ServedModels) -> int:
+    """Print each thing that was checked, and how it is; the exit code."""
+    scorer = models.current().scorer
+    found = [("model", True, f"{scorer.name}/{scorer.version or '?'}, {scorer.precision}, loaded and warmed up")]
+    sample: Record | None = None
+    if given["bootstrap_servers"]:
+        from connectors.kafka_check import check
+
+        checks, sample = check(kafka(given), given["client"])
+        found += checks
+    found.append(_scored(models, sample))
+    for what, is_right, message in found:
+        answer(
+            f"{click.style('ok    ', fg='green') if is_right else click.style('FAILED', fg='red')} {what}: {message}"
+        )
+    return 0 if all(is_right for _, is_right, _ in found) else 1
+
+
+def _scored(models: ServedModels, sample: Record | None) -> tuple[str, bool, str]:
+    """One event answered: the sample, or, where there is none, one without values."""
+    record = sample or Event("", 0, 0, -1, None, b"{}")
+    answered = models.current().answer([record], time.time_ns() // 1_000_000)
+    where = f"{record.topic}-{record.partition} offset {record.offset}" if sample else "an event without values"
+    if answered.answers.values:
+        return "one event", True, f"{where}: {answered.answers.values[0].decode()}"
+    letter = answered.answers.dead_letters[0]
+    # An event without values has no event id either.
+    return "one event", sample is None, f"{where}: {letter.reason}: {letter.message}"

@@ -1,0 +1,129 @@
+"""`--workers N`: so many processes of one group on this machine, kept running and ended together."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 0.1
+MAX_BACKOFF_S = 30.0
+
+
+def supervise(arguments: Sequence[str], count: int) -> int:
+    """Run a command in `count` processes, with `--slot 0`, `--slot 1`, ... after it; the exit code of all.
+
+    A worker that ends with an error ends all: its error would be the others', too. One that is killed is started
+    again, later each time.
+
+    Args:
+        arguments: Of the command line, without the program.
+        count: How many.
+    """
+    command = [sys.executable, "-m", "streamfm.cli", *arguments]
+    workers = [Worker([*command, "--slot", str(slot)]) for slot in range(count)]
+    with _forwarding(workers) as ended:
+        while any(worker.is_running for worker in workers):
+            time.sleep(LOOK_S)
+            for worker in workers:
+                worker.look(may_restart=not ended.is_set())
+            if not ended.is_set() and any(worker.code for worker in workers):
+                ended.set()
+                for worker in workers:
+                    worker.signal(signal.SIGTERM)
+    return max((worker.code or 0 for worker in workers), default=0)
+
+
+class Worker:
+    """One of the processes.
+
+    Attributes:
+        code: Its exit code; None while it runs, or is to run again.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
+        """Start it."""
+        self.code: int | None = None
+        self._command = command
+        self._backoff_s = 1.0
+        self._restart_s: float | None = None
+        self._process = self._start()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it runs, or is to run again."""
+        return self.code is None
+
+    def look(self, *, may_restart: bool) -> None:
+        """See whether it has ended; start again what was killed."""
+        if self.code is not None:
+            return
+        if self._restart_s is not None:
+            if not may_restart:
+                self.code = 1
+            elif time.monotonic() >= self._restart_s:
+                self._restart_s = None
+                self._process = self._start()
+            return
+        code = self._process.poll()
+        if code is None:
+            return
+        if code >= 0 or not may_restart:
+            self.code = abs(code)
+            return
+        logger.error(
+            "worker %d was killed by %s; started again in %.0f s",
+            self._process.pid,
+            signal.Signals(-code).name,
+            self._backoff_s,
+        )
+        self._restart_s = time.monotonic() + self._backoff_s
+        self._backoff_s = min(2 * self._backoff_s, MAX_BACKOFF_S)
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, if it runs."""
+        if self.code is None and self._restart_s is None:
+            self._process.send_signal(number)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        # In a group of its own: a terminal's Ctrl-C would reach it twice, and twice means at once.
+        return subprocess.Popen(self._command, process_group=0)
+
+
+@contextmanager
+def _forwarding(workers: Sequence[Worker]) -> Iterator[threading.Event]:
+    """Passes SIGTERM and SIGINT on; the event tells that one came."""
+    ended = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        ended.set()
+        for worker in workers:
+            worker.signal(number)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield ended
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def follow_parent() -> None:
+    """Let this process be terminated when the one that started it is gone."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        signal.raise_signal(signal.SIGTERM)
+
+    threading.Thread(target=watch, name="streamfm-parent", daemon=True).start()
