@@ -24,6 +24,7 @@ UNITS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
 """Microseconds in a unit of each JSON form that is a number."""
 
 _INSTANT = pa.timestamp("us", tz="UTC")
+_LIST_OF_TEXTS = pa.list_(pa.string())
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _FIRST_DAY = dt.date(1970, 1, 1).toordinal()
 _MICROSECOND = dt.timedelta(microseconds=1)
@@ -88,7 +89,7 @@ def _are_exact(values: Sequence[Any], item: Input) -> bool:
 def _mixed(values: Sequence[Any], item: Input) -> pa.Array:
     """Values that pyarrow has no type for, or takes for another: huge integers, several types in one column."""
     if item.is_list:
-        return _typed(_all_texts(values, item), pa.list_(pa.string()), item)
+        return _typed(_all_texts(values, item), _LIST_OF_TEXTS, item)
     values = [None if _is_missing(value) else value for value in values]
     present = [value for value in values if value is not None]
     if all(isinstance(value, numbers.Integral) and not isinstance(value, bool) for value in present):
@@ -106,6 +107,10 @@ def _typed(values: list[Any], kind: pa.DataType, item: Input) -> pa.Array:
     try:
         if kind == pa.string():
             return plain_array(values, str)
+        if kind == pa.float64():
+            return plain_array(values, float)
+        if kind == _LIST_OF_TEXTS:
+            return plain_lists(values, str)
         if kind == _INSTANT:
             return plain_array(values, int).view(kind)
         if kind == pa.date32():
@@ -168,7 +173,7 @@ def _texts(values: Sequence[Any]) -> list[str | None]:
         else:
             texts[place] = _text(value)
     for of_type in places.values():
-        found = category_texts(pa.array([values[place] for place in of_type], from_pandas=True)).to_pylist()
+        found = category_texts(_of_one_type([values[place] for place in of_type])).to_pylist()
         for place, text in zip(of_type, found, strict=True):
             texts[place] = text
     return texts
@@ -180,8 +185,13 @@ def _text(value: Any) -> str | None:
         return value
     if isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64)):
         return str(value)
-    text: str | None = category_texts(pa.array([value], from_pandas=True))[0].as_py()
+    text: str | None = category_texts(_of_one_type([value]))[0].as_py()
     return text
+
+
+def _of_one_type(values: Sequence[Any]) -> pa.Array:
+    kind = type(values[0])
+    return plain_array(values, kind) if kind in PLAIN_TYPES else pa.array(values, from_pandas=True)
 
 
 def _float(value: Any) -> float | None:

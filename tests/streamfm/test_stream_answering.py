@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import subprocess
+import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -247,7 +250,7 @@ def alone(scorer: Scorer, event: dict[str, Any]) -> float | None:
         return None
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(events=st.lists(EVENTS, min_size=1, max_size=8), cut=st.integers(1, 8))
 def test_scores_are_those_of_single_dicts_in_any_batching(
     scorer: Scorer, events: list[dict[str, Any]], cut: int
@@ -276,7 +279,7 @@ UNIFORM: Mapping[str, st.SearchStrategy[Any]] = {
 }
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(
     events=st.lists(
         st.fixed_dictionaries({}, optional={name: st.none() | values for name, values in UNIFORM.items()}),
@@ -338,6 +341,28 @@ def test_large_batches_are_scored_like_small_ones(scorer: Scorer) -> None:
         assert np.abs(part.scores - together.scores[start : start + 700]).max() <= TOLERANCE
     expected = 1 / (1 + np.exp(-np.array([line["logit"] for line in outputs(together)])))
     assert np.abs(together.scores - expected).max() <= TOLERANCE
+
+
+def test_events_are_scored_without_pandas_where_it_is_installed(scorer: Scorer) -> None:
+    code = """
+    import json, sys, time
+    from streamfm.scoring import load
+    from streamfm.stream.answering import Answering
+    from streamfm.stream.ports import Event
+    from streamfm.stream.settings import StreamSettings
+    answering = Answering(load(sys.argv[1]), StreamSettings(event_id="id"), clock=time.perf_counter)
+    rows = [
+        {"user": "ann", "level": 1, "price": 1, "stars": 0.5, "tags": ["a", None], "flags": [True], "code": "5"},
+        {"user": 2.5, "level": 2.5, "price": 0.5, "stars": None, "tags": [1, 2.5], "ts": 5, "day": "2024-02-29"},
+        {"user": None, "level": True, "flag": 1, "share": 1, "seen": "2024-02-29", "amount": "7"},
+        {},
+    ]
+    records = [Event("t", 0, n, 0, None, json.dumps({"id": n} | row).encode()) for n, row in enumerate(rows)]
+    answered = answering.answer(records, 0)
+    print(len(answered.scores), {"pandas", "torch", "onnx"} & sys.modules.keys())
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(scorer.bundle.path)]
+    assert "4 set()\n" == subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
 # What an answer says.
