@@ -3,7 +3,8 @@
 `Answering.answer` on records of Frappe's ten text fields and an event id as JSON of about 224 bytes, 2,048 a batch,
 network 10 factors and 400-400-400, fp32 and int8, one thread.
 
-Limit: onnxruntime alone on the same events, encoded before. Goal: everything but network and encoder in 2 µs an event.
+Limit: onnxruntime alone on the same events, encoded before. Goals: 0.7 of its speed in fp32, 0.45 in int8,
+which is about 2 µs an event for everything but network and encoder on a quiet core.
 
 Traps: no broker, so nothing waits; the stages are those that `Answered` tells, of which `score` includes the encoder
 and the network. Both sides take turns, medians are compared, the first turn is thrown away. Answers are let go of batch
@@ -32,6 +33,7 @@ from streamfm.stream.ports import Event
 from streamfm.stream.settings import StreamSettings
 
 BATCHES = 20
+GOALS: dict[Precision, str] = {"fp32": ">= 0.7x", "int8": ">= 0.45x"}
 
 
 def make_records(table: pa.Table) -> list[list[Event]]:
@@ -61,8 +63,9 @@ def measure(bundle: Path, precision: Precision, batches: list[list[Event]], repe
     whole, decode, score, encode = (statistics.median(stage[1:]) for stage in zip(*stages, strict=True))
     for name, figure in (("decode", decode), ("score", score), ("encode", encode)):
         report(f"stream_{name}_{precision}", figure, "µs/event", limit=network, higher_is_better=False)
-    report(f"stream_beside_{precision}", whole - score, "µs/event", goal="<= 2", higher_is_better=False)
-    report(f"stream_answer_{precision}", whole, "µs/event", limit=network, higher_is_better=False)
+    report(f"stream_beside_{precision}", whole - score, "µs/event", limit=network, higher_is_better=False)
+    goal = GOALS[precision]
+    report(f"stream_answer_{precision}", whole, "µs/event", limit=network, goal=goal, higher_is_better=False)
 
 
 def answer_all(answering: Answering, batches: list[list[Event]]) -> tuple[float, NDArray[np.float64]]:

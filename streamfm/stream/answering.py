@@ -152,6 +152,7 @@ class _Shadow:
         self._decoder = None if own.inputs == first.inputs else own
         self._scoring = BatchScorer(scorer, clock)
         self._paused_until = float("-inf")
+        self._told = ""
 
     def ask(self, decoded: Decoded) -> tuple[Sequence[float | None], Shadowed]:
         """Its score of each event, None where it has none."""
@@ -163,7 +164,10 @@ class _Shadow:
             scores, error = self._scores(decoded, until=began + self._limit_s)
         # Whatever it is, the first model's answers are worth more.
         except Exception as unexpected:
-            logger.exception("the shadow failed on a batch")
+            # Once: it may fail on every batch from now on.
+            if repr(unexpected) != self._told:
+                self._told = repr(unexpected)
+                logger.exception("the shadow failed on a batch")
             return nothing, Shadowed(failed=rows, error=repr(unexpected))
         took_s = self._clock() - began
         if took_s > self._limit_s:
