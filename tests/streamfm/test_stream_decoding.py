@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import pytest
@@ -52,9 +53,14 @@ sql = "NOT \\"on\\""
 """)
 
 
-def decode(*values: bytes | None, spec: FeatureSpec = SPEC, **settings: Any) -> Decoded:
+@cache
+def decoder(**settings: Any) -> JsonDecoder:
+    return JsonDecoder(SPEC, StreamSettings(**settings))
+
+
+def decode(*values: bytes | None, **settings: Any) -> Decoded:
     records = [Event("clicks", 3, offset, 5, b"key", value) for offset, value in enumerate(values)]
-    return JsonDecoder(spec, StreamSettings(**settings)).decode(records)
+    return decoder(**settings).decode(records)
 
 
 def reason(value: bytes | None, **settings: Any) -> str | None:
@@ -228,8 +234,10 @@ def test_types_follow_what_features_accept() -> None:
         kind = "numeric"
         input = "n"
     """)
-    assert decode(b'{"n": "5"}', spec=both).dead_letters[0].reason == "wrong_type"
-    assert list(decode(b'{"n": true}', spec=both).values["n"]) == [True]
+    records = [Event("t", 0, n, 0, None, value) for n, value in enumerate((b'{"n": "5"}', b'{"n": true}'))]
+    decoded = JsonDecoder(both, StreamSettings()).decode(records)
+    assert [(letter.record.offset, letter.reason) for letter in decoded.dead_letters] == [(0, "wrong_type")]
+    assert decoded.values["n"] == [True]
 
 
 # Anything at all.
