@@ -16,7 +16,7 @@ OTHER_PYTHON = echo "hint: name another: make install PYTHON=python3.11" >&2; ex
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint types contracts pytest bench wheel constraints clean
+.PHONY: help install demo test lint types contracts pytest faults bench wheel constraints clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ contracts: install  ## import-linter: who may import whom
 
 pytest: install  ## the tests alone; PYTEST_FLAGS="-k encoder" for some
 	$(BIN)/pytest $(PYTEST_FLAGS)
+
+faults: install  ## fault campaigns on genuine Kafka (../shared/kafka, Java): about 30 minutes
+	$(BIN)/pytest -m faults tests/faults $(PYTEST_FLAGS)
 
 bench: install  ## every benchmark in turn; NAME=frappe for one
 	@set -e; for script in $(if $(NAME),benchmarks/$(NAME).py,$(sort $(wildcard benchmarks/[a-z]*.py))); do \
