@@ -53,6 +53,7 @@ class Cluster:
         self.bootstrap = self.call("start", *options)
         self.nodes = self.bootstrap.count(",") + 1
         self._admin: Any = None
+        self._lock = threading.Lock()
 
     def call(self, command: str, *options: object) -> str:
         line = [str(LAUNCHER), command, str(self.folder), *map(str, options)]
@@ -60,15 +61,21 @@ class Cluster:
 
     @property
     def admin(self) -> Any:
-        if self._admin is None:
-            self._admin = kafka.KafkaAdminClient(bootstrap_servers=self.bootstrap.split(","))
-        return self._admin
+        with self._lock:
+            if self._admin is None:
+                self._admin = kafka.KafkaAdminClient(bootstrap_servers=self.bootstrap.split(","))
+            return self._admin
 
     def make(self, topic: str, partitions: int = PARTITIONS, **configs: str) -> str:
         named = {key.replace("_", "."): value for key, value in configs.items()}
         self.admin.create_topics([NewTopic(topic, partitions, self.nodes, topic_configs=named)])
         self.admin.wait_for_topics([topic])
         return topic
+
+    def delete(self, topic: str) -> None:
+        """Delete it; it is gone."""
+        self.admin.delete_topics([topic])
+        wait_for(lambda: topic not in self.admin.list_topics(), lambda: f"{topic} is gone")
 
     def committed(self, group: str) -> Mapping[int, int] | None:
         """Where the group stands, by partition; None while no broker tells."""
@@ -85,6 +92,11 @@ class Cluster:
         leaders = {one["partition_index"]: one["leader_id"] for one in found["partitions"]}
         return int(leaders[partition])
 
+    def is_whole(self, topics: Sequence[str]) -> bool:
+        """Whether every replica of the topics is in sync."""
+        found = self.admin.describe_topics(list(topics))
+        return all(len(one["isr_nodes"]) == self.nodes for topic in found for one in topic["partitions"])
+
     def group_coordinator(self, group: str) -> int:
         return self.leader("__consumer_offsets", _coordinating(group))
 
@@ -92,7 +104,8 @@ class Cluster:
         return self.leader("__transaction_state", _coordinating(transactional_id))
 
     def _let_go(self) -> None:
-        admin, self._admin = self._admin, None
+        with self._lock:
+            admin, self._admin = self._admin, None
         if admin is not None:
             threading.Thread(target=admin.close, daemon=True).start()
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,12 +63,17 @@ class StreamUnderFault:
             self.cluster.make(topic)
         return self
 
-    def load(self, messages: Sequence[Message] | None = None, per_second: float = EVENTS_A_SECOND) -> StreamUnderFault:
+    def load(self, messages: Iterable[Message] | None = None, per_second: float = EVENTS_A_SECOND) -> StreamUnderFault:
         """Begin to append events; without messages, good ones until `drain`."""
         self._load = Load(
             self.cluster.bootstrap, self.events, good_messages() if messages is None else messages, per_second
         )
         return self
+
+    def wait_for_load(self) -> None:
+        """Messages that have an end are stored."""
+        assert self._load is not None
+        self._load.join()
 
     def start(self, slot: int = 0, *options: str, fault: str = "") -> subprocess.Popen[bytes]:
         """A worker."""
@@ -136,13 +141,18 @@ class StreamUnderFault:
             before = now if before is None else before
             return self.check_alive() and now is not None and before is not None and now > before
 
-        return wait_for(has_moved, lambda: self._told(what), limit_s)
+        return wait_for(has_moved, lambda: self.told(what), limit_s)
 
     def recovers(self, what: str) -> None:
         """Note how long it takes until something is committed again."""
         self.recovered_s.append(self.until_moves(f"recovery from {what}"))
 
-    def _told(self, what: str) -> str:
+    @property
+    def transactional_id(self) -> str:
+        """Of the worker in slot 0."""
+        return f"{self.name}-main-0"
+
+    def told(self, what: str) -> str:
         return f"{self.client}, {self.guarantee}: {what}\n" + "\n".join(self.tail(slot) for slot in self.slots())
 
     def drain(self, limit_s: float = 240.0) -> None:
@@ -151,7 +161,7 @@ class StreamUnderFault:
             self._load.end()
         count = len(read_all(self.cluster.bootstrap, self.events, "read_uncommitted"))
         wait_for(
-            lambda: self.check_alive() and self.committed() >= count, self._told("everything is committed"), limit_s
+            lambda: self.check_alive() and self.committed() >= count, self.told("everything is committed"), limit_s
         )
         self.stop()
 
@@ -189,9 +199,9 @@ class StreamUnderFault:
             f"lost {verdict.lost}, doubled {verdict.doubled}, restarts {self.restarts}, slowest recovery {times}"
         )
         assert verdict.events > 0
-        assert verdict.lost == 0, self._told("events are lost")
+        assert verdict.lost == 0, self.told("events are lost")
         if self.guarantee == "exactly-once":
-            assert verdict.doubled == 0, self._told("events are doubled")
+            assert verdict.doubled == 0, self.told("events are doubled")
         return verdict
 
     def close(self) -> None:
