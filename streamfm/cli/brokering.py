@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
+import time
 
 import click
 
@@ -12,6 +12,7 @@ from streamfm.cli.commands import Command, option
 from streamfm.cli.console import answer, say
 
 PARTITIONS = 4
+LOOK_S = 0.1
 
 
 def _topics(context: click.Context, parameter: click.Parameter, text: str) -> dict[str, int]:
@@ -48,11 +49,12 @@ def broker(topics: dict[str, int]) -> None:
     """
     from connectors.dev_broker import LIMITS, DevBroker
 
-    stop = threading.Event()
+    ended = []
     with DevBroker(topics) as running:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
+            signal.signal(number, lambda number, _: ended.append(number))
         say(LIMITS)
         answer(running.bootstrap_servers)
         sys.stdout.flush()
-        stop.wait()
+        while not ended:
+            time.sleep(LOOK_S)

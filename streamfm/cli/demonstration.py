@@ -1,4 +1,4 @@
-"""`streamfm demo`: an app store is simulated, a model learns its clicks, and SQL asks it, step by step."""
+"""`streamfm demo`: an app store is simulated, a model learns its clicks, SQL and a stream ask it, step by step."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import duckdb
     import numpy as np
 
+    from streamfm.evaluation import Evaluation
     from streamfm.scoring import Scorer
 
 SEED = 7
@@ -63,7 +64,7 @@ WHERE a.app_id = '{app}' AND o.app_id <> a.app_id ORDER BY similarity DESC LIMIT
 )
 @option("--events", default=250_000, show_default=True, type=click.IntRange(10_000), help="How many to learn from.")
 def demo(folder: Path, events: int) -> None:
-    """Simulate an app store's log, train, compare with the true click probabilities, and let SQL answer.
+    """Simulate an app store's log, train, compare with the true click probabilities, let SQL answer, score a stream.
 
     Everything lies in one folder afterwards, to go on with; the commands that do the same are printed.
 
@@ -78,6 +79,7 @@ def demo(folder: Path, events: int) -> None:
     reference = _train(folder)
     _compare(folder, reference, truth)
     _ask(folder, reference)
+    _stream(folder)
     _say(f"Done in {time.monotonic() - began:.0f} s. To go on:")
     for line in (
         f"streamfm sql {reference}",
@@ -125,11 +127,8 @@ def _simulate(folder: Path, events: int) -> np.ndarray:
 
 def _train(folder: Path) -> str:
     """Propose the features, train, publish; the reference of the champion."""
-    from streamfm.model import ModelSettings
-    from streamfm.pipeline import PipelineSettings, train
     from streamfm.proposal import propose
-    from streamfm.registry import CHAMPION, Registry
-    from streamfm.settings import TrainSettings
+    from streamfm.registry import CHAMPION
 
     _say("2. What to make of the columns: a proposal, with its reasons")
     rows = f"SELECT * EXCLUDE ({', '.join(LEFT_OUT)}) FROM '{folder}/events.parquet'"
@@ -144,11 +143,24 @@ def _train(folder: Path) -> str:
         f"streamfm train {folder}/events.parquet --features {folder}/features.toml --out {folder}/models/apps --promote"
         f" --factors 16 --hidden 64,32 --epochs 12 --seed {SEED}"
     )
+    evaluation, version = _publish(folder, epochs=12, seed=SEED, alias=CHAMPION)
+    print_evaluation(evaluation, title="the last days of the log, held back")
+    output.print(f"published as {folder}/models/apps/{version}, @{CHAMPION}")
+    return f"{folder}/models/apps@{CHAMPION}"
+
+
+def _publish(folder: Path, *, epochs: int, seed: int, alias: str | None) -> tuple[Evaluation, int]:
+    """Train on the log, and publish; the evaluation and the version."""
+    from streamfm.model import ModelSettings
+    from streamfm.pipeline import PipelineSettings, train
+    from streamfm.registry import Registry
+    from streamfm.settings import TrainSettings
+
     registry = Registry(folder / "models")
     registry.root.mkdir(exist_ok=True)
     settings = PipelineSettings(
         model=ModelSettings(factors=16, hidden=(64, 32)),
-        training=TrainSettings(max_epochs=12, seed=SEED),
+        training=TrainSettings(max_epochs=epochs, seed=seed),
         name="apps",
     )
     with TrainingProgress() as progress:
@@ -159,10 +171,7 @@ def _train(folder: Path) -> str:
             settings=settings,
             progress=progress,
         )
-    print_evaluation(made.evaluation, title="the last days of the log, held back")
-    version = registry.publish(made.bundle.path, "apps", alias=CHAMPION).version
-    output.print(f"published as {folder}/models/apps/{version}, @{CHAMPION}")
-    return f"{folder}/models/apps@{CHAMPION}"
+    return made.evaluation, registry.publish(made.bundle.path, "apps", alias=alias).version
 
 
 def _excerpt(toml: str) -> str:
@@ -212,6 +221,45 @@ def _ask(folder: Path, reference: str) -> None:
         output.print(says)
         output.print(Syntax(query, "sql", background_color="default", word_wrap=True))
         connection.sql(query).show(max_rows=24, max_width=output.width)
+
+
+def _stream(folder: Path) -> None:
+    """Score the days after as a stream, with a second version that takes over meanwhile."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from streamfm.cli.demonstration_stream import PER_SECOND, command_line, stream_events
+    from streamfm.scoring import load
+
+    model = f"{folder}/models/apps"
+    _say("6. The same model on a stream: Kafka events scored as they happen, a new version promoted while they flow")
+    _command(
+        f"streamfm train {folder}/events.parquet --features {folder}/features.toml --out {model}"
+        f" --factors 16 --hidden 64,32 --epochs 3 --seed {SEED + 1}"
+    )
+    _, version = _publish(folder, epochs=3, seed=SEED + 1, alias=None)
+    _command("streamfm broker --topics events:4,scores:4,events.dead-letters:1")
+    _command(f"streamfm {' '.join(command_line(model, '127.0.0.1:PORT'))}")
+    _command(f"streamfm models promote {model}/{version}   # half-way")
+    events = pq.read_table(folder / "tomorrow.parquet").drop_columns(["clicked"])
+    flowed = stream_events(model, version, events)
+    rows = []
+    for number, count in sorted(flowed.versions.items()):
+        by_stream = np.array([flowed.scores.get(one, (0, 0))[0] == number for one in events["event_id"].to_pylist()])
+        expected = load(f"{model}/{number}").score(events.filter(by_stream))
+        found = [flowed.scores[one][1] for one in events.filter(by_stream)["event_id"].to_pylist()]
+        rows.append((f"apps/{number}", f"{count:,}", f"{np.abs(expected - found).max():.1e}"))
+    print_table(["answered by", "scores", "furthest from Python's score"], rows)
+    scores = flowed.versions.total()
+    output.print(
+        f"{flowed.events:,} events in = {scores:,} scores + {flowed.dead_letters} dead letters, "
+        f"which cannot be scored: {'yes' if flowed.events == scores + flowed.dead_letters else 'NO'}"
+    )
+    output.print(
+        f"{flowed.backlog_per_second:,.0f} events a second while they were waiting; at {PER_SECOND:,} a second "
+        f"half were answered within {np.median(flowed.waited_ms):.0f} ms, 99 of 100 within "
+        f"{np.percentile(flowed.waited_ms, 99):.0f} ms"
+    )
 
 
 def _favourites(connection: duckdb.DuckDBPyConnection, folder: Path) -> tuple[str, str]:

@@ -10,8 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import FrameType
-
-import click
+from typing import Any
 
 from streamfm.cli.stream_operation import Operation
 from streamfm.stream.loop import Stream
@@ -23,6 +22,12 @@ from streamfm.stream.settings import StreamSettings
 logger = logging.getLogger(__name__)
 
 EXIT_UNDRAINED = 1
+LOOK_S = 0.1
+
+_UNDRAINED = """\
+error: not drained in {:g} s; what was not committed will be read again
+hint: --drain-s gives more time
+"""
 
 
 def work(source: Source, sink: Sink, models: ServedModels, settings: StreamSettings, operation: Operation) -> Measures:
@@ -34,7 +39,7 @@ def work(source: Source, sink: Sink, models: ServedModels, settings: StreamSetti
         StreamError: The stream cannot go on.
     """
     measures = Measures()
-    stop = threading.Event()
+    drain = Drain(operation.drain_s)
     stream = Stream(
         source,
         sink,
@@ -42,11 +47,11 @@ def work(source: Source, sink: Sink, models: ServedModels, settings: StreamSetti
         settings,
         clock=time.monotonic,
         now_ms=lambda: time.time_ns() // 1_000_000,
-        sleep=stop.wait,
+        sleep=drain.sleep,
         measures=measures,
     )
     with ExitStack() as stack:
-        stack.enter_context(_draining(stop, operation.drain_s))
+        stack.enter_context(drain)
         if operation.watch_s:
             stack.enter_context(Watch(models, operation.watch_s))
         if operation.http:
@@ -56,7 +61,7 @@ def work(source: Source, sink: Sink, models: ServedModels, settings: StreamSetti
         # Registered last, so closed first: the sink's last word is about what the source stands for.
         stack.callback(source.close, operation.drain_s / 3)
         stack.callback(sink.close, operation.drain_s / 3)
-        stream.run(stop.is_set)
+        stream.run(drain.is_wanted)
     return measures
 
 
@@ -73,35 +78,54 @@ def _served(
         yield
 
 
-@contextmanager
-def _draining(stop: threading.Event, drain_s: float) -> Iterator[None]:
-    """Sets `stop` at SIGTERM and SIGINT, and sees that the process then ends in time."""
-    deadline = threading.Timer(drain_s, _give_up, [drain_s])
-    deadline.daemon = True
+class Drain:
+    """Notes SIGTERM and SIGINT, and sees that the process then ends in time. A context manager.
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        stop.set()
-        click.echo(f"{signal.Signals(number).name}: draining; again to end at once", err=True)
-        deadline.start()
+    Signals come in the middle of anything, one in the handler of another: it takes no locks, as events and streams do.
+    """
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        deadline.cancel()
-        for number, handler in before.items():
+    def __init__(self, drain_s: float) -> None:
+        """Give it so long after the first signal."""
+        self._drain_s = drain_s
+        self._signalled_s: float | None = None
+        self._ended = False
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> Drain:
+        """Take the signals over."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._handlers[number] = signal.signal(number, self._handle)
+        threading.Thread(target=self._watch, name="streamfm-drain", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the signals back."""
+        self._ended = True
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
+    def is_wanted(self) -> bool:
+        """Whether the stream is to stop."""
+        return self._signalled_s is not None
 
-def _give_up(drain_s: float) -> None:
-    click.echo(
-        f"error: not drained in {drain_s:g} s; what was not committed will be read again\n"
-        "hint: --drain-s gives more time",
-        err=True,
-    )
-    os._exit(EXIT_UNDRAINED)
+    def sleep(self, duration_s: float) -> None:
+        """Wait, or until a signal comes."""
+        until_s = time.monotonic() + duration_s
+        while not self.is_wanted() and (left_s := until_s - time.monotonic()) > 0:
+            time.sleep(min(left_s, LOOK_S))
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._signalled_s is not None:
+            os._exit(128 + number)
+        self._signalled_s = time.monotonic()
+        os.write(2, f"{signal.Signals(number).name}: draining; again to end at once\n".encode())
+
+    def _watch(self) -> None:
+        while not self._ended:
+            if self._signalled_s is not None and time.monotonic() - self._signalled_s > self._drain_s:
+                os.write(2, _UNDRAINED.format(self._drain_s).encode())
+                os._exit(EXIT_UNDRAINED)
+            time.sleep(LOOK_S)
 
 
 @contextmanager

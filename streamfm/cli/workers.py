@@ -9,9 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -31,15 +31,13 @@ def supervise(arguments: Sequence[str], count: int) -> int:
     """
     command = [sys.executable, "-m", "streamfm.cli", *arguments]
     workers = [Worker([*command, "--slot", str(slot)]) for slot in range(count)]
-    with _forwarding(workers) as ended:
+    with Forwarding(workers) as forwarding:
         while any(worker.is_running for worker in workers):
             time.sleep(LOOK_S)
             for worker in workers:
-                worker.look(may_restart=not ended.is_set())
-            if not ended.is_set() and any(worker.code for worker in workers):
-                ended.set()
-                for worker in workers:
-                    worker.signal(signal.SIGTERM)
+                worker.look(may_restart=not forwarding.is_ending)
+            if not forwarding.is_ending and any(worker.code for worker in workers):
+                forwarding.end(signal.SIGTERM)
     return max((worker.code or 0 for worker in workers), default=0)
 
 
@@ -92,29 +90,44 @@ class Worker:
     def signal(self, number: int) -> None:
         """Send it a signal, if it runs."""
         if self.code is None and self._restart_s is None:
-            self._process.send_signal(number)
+            # Not by send_signal(), which takes a lock: this is called by handlers of signals.
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, number)
 
     def _start(self) -> subprocess.Popen[bytes]:
         # In a group of its own: a terminal's Ctrl-C would reach it twice, and twice means at once.
         return subprocess.Popen(self._command, process_group=0)
 
 
-@contextmanager
-def _forwarding(workers: Sequence[Worker]) -> Iterator[threading.Event]:
-    """Passes SIGTERM and SIGINT on; the event tells that one came."""
-    ended = threading.Event()
+class Forwarding:
+    """Passes SIGTERM and SIGINT on to the workers. A context manager.
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        ended.set()
-        for worker in workers:
-            worker.signal(number)
+    Attributes:
+        is_ending: Whether one was passed on.
+    """
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield ended
-    finally:
-        for number, handler in before.items():
+    def __init__(self, workers: Sequence[Worker]) -> None:
+        """Pass them on to these."""
+        self.is_ending = False
+        self._workers = workers
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> Forwarding:
+        """Take the signals over."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._handlers[number] = signal.signal(number, lambda number, _: self.end(number))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the signals back."""
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
+
+    def end(self, number: int) -> None:
+        """Send the signal to all that run; none is started again."""
+        self.is_ending = True
+        for worker in self._workers:
+            worker.signal(number)
 
 
 def follow_parent() -> None:
