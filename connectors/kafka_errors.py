@@ -9,7 +9,10 @@ from typing import TypeVar
 from streamfm.errors import DisturbedError, StreamError
 
 _ALLOW = "grant it with kafka-acls.sh, or use another user (options sasl_..., ssl_...)"
-_SMALLER = "raise max.message.bytes of the topic, and the option producer.max_request_size"
+_SMALLER = (
+    "raise max.message.bytes of the topic, and the option producer.max_request_size (kafka-python) "
+    "or producer.message.max.bytes (confluent)"
+)
 
 MENDS: Mapping[int, str] = {
     10: _SMALLER,

@@ -44,6 +44,20 @@ OWNED: Mapping[str, str] = {
 _ROLES = ("consumer", "producer")
 
 
+def given_for(role: str, options: Mapping[str, str], owned: Mapping[str, str]) -> dict[str, str]:
+    """The options for a consumer or a producer, by their names with underscores, as they were given.
+
+    Raises:
+        StreamError: An option is among the `owned`.
+    """
+    found = {}
+    for given, text in options.items():
+        roles, name = _understood(given, owned)
+        if role in roles:
+            found[name] = text
+    return found
+
+
 def options_for(role: str, options: Mapping[str, str], known: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
     """The options for a consumer or a producer, typed by the library's defaults.
 
@@ -57,12 +71,7 @@ def options_for(role: str, options: Mapping[str, str], known: Mapping[str, Mappi
     """
     typed = {}
     for given, text in options.items():
-        name = given.replace(".", "_")
-        only, _, rest = name.partition("_")
-        roles = (only,) if only in _ROLES else _ROLES
-        name = rest if only in _ROLES else name
-        if name in OWNED:
-            raise StreamError(f"option {given!r} cannot be given: {OWNED[name]}")
+        roles, name = _understood(given, OWNED)
         if not any(name in known[which] for which in roles):
             near = difflib.get_close_matches(name, {key for which in roles for key in known[which]}, n=1)
             raise StreamError(
@@ -71,6 +80,17 @@ def options_for(role: str, options: Mapping[str, str], known: Mapping[str, Mappi
         if role in roles and name in known[role]:
             typed[name] = _typed(given, text, known[role][name], name)
     return typed
+
+
+def _understood(given: str, owned: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
+    """Whose option it is, and its name with underscores."""
+    name = given.replace(".", "_")
+    only, _, rest = name.partition("_")
+    roles = (only,) if only in _ROLES else _ROLES
+    name = rest if only in _ROLES else name
+    if name in owned:
+        raise StreamError(f"option {given!r} cannot be given: {owned[name]}")
+    return roles, name
 
 
 def _typed(given: str, text: str, default: object, name: str) -> object:
