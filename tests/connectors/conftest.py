@@ -81,7 +81,14 @@ def _kafka_python(settings: KafkaSettings) -> Client:
     return KafkaPythonClient(settings)
 
 
-CLIENTS: dict[str, Callable[[KafkaSettings], Client]] = {"kafka-python": _kafka_python}
+def _confluent(settings: KafkaSettings) -> Client:
+    pytest.importorskip("confluent_kafka", reason="the fast client is not installed")
+    from connectors.confluent_client import ConfluentClient
+
+    return ConfluentClient(settings)
+
+
+CLIENTS: dict[str, Callable[[KafkaSettings], Client]] = {"kafka-python": _kafka_python, "confluent": _confluent}
 
 
 @pytest.fixture(params=sorted(CLIENTS))
@@ -176,6 +183,13 @@ class Bench:
         offsets = self.admin.list_group_offsets({self.name: None})[self.name]
         return {partition.partition: place.offset for partition, place in offsets.items()}
 
+    def until(self, ready: Callable[[], bool], meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Do something until it is so."""
+        wait_for(lambda: ready() or bool(meanwhile() and False), 60.0)
+
+    def all_committed(self, count: int) -> bool:
+        return sum(self.committed().values()) >= count
+
     def close(self) -> None:
         for worker in self._closing:
             worker.close()
@@ -206,13 +220,20 @@ class Worker:
         return polled[-1]
 
     def join(self, partitions: int) -> None:
-        """Poll until so many partitions are assigned; nothing may come of them."""
+        """Poll until so many partitions are assigned; what came is read again."""
+        self._join(lambda count: count == partitions)
 
+    def join_any(self) -> None:
+        """Poll until some partition is assigned; what came is read again."""
+        self._join(bool)
+
+    def _join(self, enough: Callable[[int], bool]) -> None:
         def joined() -> bool:
-            assert not self.source.poll(1, 0.1).records
-            return len(self.source.lag()) == partitions
+            self.source.poll(1, 0.1)
+            return enough(len(self.source.lag()))
 
         wait_for(joined)
+        self.recover()
 
     def send(self, polled: Polled, dead: Sequence[DeadLetter] = ()) -> None:
         """Answer every record by its value."""
