@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
 import kafka
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.errors import KafkaError, KafkaTimeoutError, UnknownError
 from kafka.serializer import Serializer
 
 from connectors.kafka_errors import bounded
@@ -82,12 +83,16 @@ class KafkaPythonProducer:
 
     def flush(self, timeout_s: float) -> None:
         """See `Producer`."""
+        deadline_s = time.monotonic() + timeout_s
         try:
             self._producer.flush(timeout_s)
+        except UnknownError:
+            # A batch that the broker found too large was split: flush gives up, and the records' futures go on.
+            pass
         except KafkaTimeoutError as error:
             raise translated("flushing", error) from error
         while self._pending:
-            self._acknowledge(0)
+            self._acknowledge(max(0.0, deadline_s - time.monotonic()))
 
     def _acknowledge(self, timeout_s: float) -> None:
         """Of the oldest record: only its future knows that it failed, a transaction is committed without it."""
