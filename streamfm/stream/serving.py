@@ -168,8 +168,10 @@ class Watch:
         self.close()
 
     def close(self) -> None:
-        """Stop looking; a version that is being loaded is not waited for."""
+        """Stop looking, once a version that is being loaded is there."""
         self._closing.set()
+        # A thread that is still inside a C++ library when Python ends takes the process down with it.
+        self._thread.join()
 
     def _refresh(self, models: ServedModels, interval_s: float) -> None:
         while not self._closing.wait(interval_s):
