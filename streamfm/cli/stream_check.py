@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import click
@@ -31,12 +32,12 @@ def print_checks(given: Given, models: ServedModels) -> int:
 
 
 def _scored(models: ServedModels, sample: Record | None) -> tuple[str, bool, str]:
-    """One event answered: the sample, or, where there is none, one without values."""
-    record = sample or Event("", 0, 0, -1, None, b"{}")
+    """One event answered: the sample or, where there is none, one without values."""
+    named = {models.settings.event_id: "check"} if models.settings.event_id else {}
+    record = sample or Event("", 0, 0, -1, None, json.dumps(named).encode())
     answered = models.current().answer([record], time.time_ns() // 1_000_000)
     where = f"{record.topic}-{record.partition} offset {record.offset}" if sample else "an event without values"
     if answered.answers.values:
         return "one event", True, f"{where}: {answered.answers.values[0].decode()}"
     letter = answered.answers.dead_letters[0]
-    # An event without values has no event id either.
-    return "one event", sample is None, f"{where}: {letter.reason}: {letter.message}"
+    return "one event", False, f"{where}: {letter.reason}: {letter.message}"

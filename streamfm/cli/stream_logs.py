@@ -33,5 +33,5 @@ def write_logs(form: str) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for name in ("streamfm", "connectors"):
         logging.getLogger(name).setLevel(logging.INFO)
-    # It warns of each step of its way; what comes of it, the adapter says.
-    logging.getLogger("kafka").setLevel(logging.ERROR)
+    # It tells of each attempt to connect; what comes of them, the adapter says.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)

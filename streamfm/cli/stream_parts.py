@@ -79,7 +79,7 @@ def ends(given: Given) -> tuple[Source, Sink]:
 def _files(given: Given) -> tuple[Source, Sink]:
     from connectors.jsonl_events import open_json_lines
 
-    return open_json_lines(given["source"], given["target"], given["dead_letters"])
+    return open_json_lines(given["source"], given["target"], given["dead_letters"], follow=given["follow"])
 
 
 def operation(given: Given) -> Operation:

@@ -42,7 +42,7 @@ TIME_LIMITS = {
 @configurable("--out", "target", required=True, help="The topic of the scores; without brokers a file, or -.")
 @configurable(
     "--dead-letters",
-    help="Topic or file of what cannot be scored. [default: the input's with .dead-letters; of files, the output's]",
+    help="The topic, or file, of what cannot be scored. [default: the input's, with .dead-letters]",
 )
 @config_option()
 @configurable(
@@ -115,7 +115,8 @@ TIME_LIMITS = {
     help="Where the group has committed nothing: earliest, latest, an offset, or a time.",
 )
 @configurable("--to", "stop", heading=REPLAY, help="Stop at an offset or a time.")
-@configurable("--until-end", is_flag=True, heading=REPLAY, help="Stop where the topic, or the file, ends now.")
+@configurable("--until-end", is_flag=True, heading=REPLAY, help="Stop where the topic ends now.")
+@configurable("--follow", is_flag=True, heading=REPLAY, help="Of a file: do not stop at its end, wait for more.")
 @configurable("--shadow", heading=OPERATION, help="A second model, scored beside the first one.")
 @configurable(
     "--precision",
@@ -169,7 +170,7 @@ def stream(**given: Any) -> int:
     batch on. What cannot be scored goes to the dead letters, untouched, with Kafka Connect's error headers.
 
     At-least-once: nothing is lost; after a crash some scores are there twice. Exactly-once: read with
-    isolation.level=read_committed, nothing is there twice. Files get exactly-once by themselves.
+    isolation.level=read_committed, nothing is there twice. From file to file it is so by itself.
 
     Each option may stand in the environment (STREAMFM_MAX_LAG=1000) or in the file of --config (max_lag = 1000); the
     command line goes first, then the environment, then the file. SIGTERM and Ctrl-C commit the last batch and end with
@@ -203,7 +204,7 @@ def stream(**given: Any) -> int:
         return print_checks(given, models)
     source, sink = parts.ends(given)
     began = time.monotonic()
-    measures = work(source, sink, models, parts.settings(given), parts.operation(given))
+    measures = work(source, sink, models, parts.operation(given))
     say(
         f"{measures.events:,} events in {time.monotonic() - began:,.1f} s: {measures.scores:,} scores, "
         f"{measures.dead_letters.total():,} dead letters"

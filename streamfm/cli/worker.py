@@ -17,7 +17,6 @@ from streamfm.stream.loop import Stream
 from streamfm.stream.measures import Measures
 from streamfm.stream.ports import Partition, Sink, Source
 from streamfm.stream.serving import ServedModels, Watch
-from streamfm.stream.settings import StreamSettings
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +29,7 @@ hint: --drain-s gives more time
 """
 
 
-def work(source: Source, sink: Sink, models: ServedModels, settings: StreamSettings, operation: Operation) -> Measures:
+def work(source: Source, sink: Sink, models: ServedModels, operation: Operation) -> Measures:
     """Score the source until it is finished, or a signal says so; what was counted.
 
     The first SIGTERM or Ctrl-C lets the batch under way be committed; the second ends the process at once.
@@ -44,7 +43,7 @@ def work(source: Source, sink: Sink, models: ServedModels, settings: StreamSetti
         source,
         sink,
         models,
-        settings,
+        models.settings,
         clock=time.monotonic,
         now_ms=lambda: time.time_ns() // 1_000_000,
         sleep=drain.sleep,

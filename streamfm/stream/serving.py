@@ -85,6 +85,7 @@ class ServedModels:
     """The model that answers, and maybe a second one beside it; `refresh` moves both on to what is published.
 
     Attributes:
+        settings: What the loop is told, with the event id that the model's specification has.
         swaps: How often another version took over.
     """
 
@@ -105,13 +106,14 @@ class ServedModels:
             StreamError: The settings do not go with the model.
         """
         self.swaps = 0
-        self._settings, self._clock = settings, clock
+        self._clock = clock
         self._champion = Followed(reference, precision, clock)
         self._shadow = None if shadow is None else Followed(shadow, precision, clock)
         scorer = self._champion.load()
         if settings.event_id is None:
             # Once for all versions: whoever reads the scores looks for it.
-            settings = self._settings = replace(settings, event_id=scorer.spec.event_id)
+            settings = replace(settings, event_id=scorer.spec.event_id)
+        self.settings = settings
         self._answering = Answering(scorer, settings, clock=clock)
         self._champion.accept(scorer)
         if self._shadow is not None:
@@ -139,7 +141,7 @@ class ServedModels:
         serving = self._answering
         scorer, shadow = (loaded, serving.shadow) if followed is self._champion else (serving.scorer, loaded)
         try:
-            self._answering = Answering(scorer, self._settings, shadow=shadow, clock=self._clock)
+            self._answering = Answering(scorer, self.settings, shadow=shadow, clock=self._clock)
         except StreamFMError as error:
             followed.refuse(loaded.version, error)
             return False
