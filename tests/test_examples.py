@@ -23,6 +23,11 @@ SAYS = {
         r"3\. rollback to version 1\n$",
     ],
     "04": [r"AUC: 0\.[67]", r"is_free_game +has a value in"],
+    "05": [
+        r"'app_id': '[a-z]+-\d+', 'model': 'ctr', 'version': 1",
+        r"by version: +\{1: 1000, 2: 1000\}",
+        r"b'not JSON' JSON is malformed",
+    ],
 }
 
 

@@ -31,6 +31,8 @@ POISON = (
     b'{"event_id": "e", "price": "free"}',
 )
 PER_SECOND = 2_000
+# New versions are looked for every second.
+LEAST_LIVE_S = 5.0
 TIMEOUT_S = 60.0
 
 KeyValue = tuple[bytes | None, bytes | None]
@@ -43,6 +45,7 @@ class Flowed:
     Attributes:
         events: How many were appended.
         dead_letters: How many came out there.
+        per_second: At what rate they came while the stream ran.
         versions: Scores by the version that answered.
         scores: By event id, the version and the score.
         backlog_per_second: Events scored in a second when they were there before the stream.
@@ -51,6 +54,7 @@ class Flowed:
 
     events: int
     dead_letters: int
+    per_second: float
     versions: Counter[int]
     scores: dict[str, tuple[int, float]]
     backlog_per_second: float
@@ -59,18 +63,9 @@ class Flowed:
 
 def command_line(model: str, bootstrap_servers: str) -> list[str]:
     """The command that is shown, and run."""
-    ends = ["--in", EVENTS, "--out", SCORES]
-    return [
-        "stream",
-        f"{model}@champion",
-        "-b",
-        bootstrap_servers,
-        "--kafka",
-        "api_version=2.3",
-        *ends,
-        "--linger-s",
-        "0",
-    ]
+    # This broker answers no fetch before its time is over, however much there is.
+    client = ["--client", "confluent", "--kafka", "fetch.wait.max.ms=10"]
+    return ["stream", f"{model}@champion", "-b", bootstrap_servers, *client, "--in", EVENTS, "--out", SCORES]
 
 
 def stream_events(model: str, next_version: int, events: pa.Table) -> Flowed:
@@ -93,8 +88,9 @@ def stream_events(model: str, next_version: int, events: pa.Table) -> Flowed:
 
     values = list(_with_poison(_as_json(events)))
     backlog, live = values[: len(values) // 2], values[len(values) // 2 :]
+    per_second = min(PER_SECOND, len(live) / LEAST_LIVE_S)
     place = Path(model)
-    promotion = threading.Timer(len(live) / PER_SECOND / 2, Registry(place.parent).promote, [place.name, next_version])
+    promotion = threading.Timer(len(live) / per_second / 2, Registry(place.parent).promote, [place.name, next_version])
     with DevBroker({EVENTS: 4, SCORES: 4, DEAD_LETTERS: 1}) as broker:
         where = broker.bootstrap_servers
         append(where, EVENTS, backlog)
@@ -102,7 +98,7 @@ def stream_events(model: str, next_version: int, events: pa.Table) -> Flowed:
         try:
             early = list(records(where, SCORES, count=_scorable(backlog), timeout_s=TIMEOUT_S))
             promotion.start()
-            append(where, EVENTS, live, per_second=PER_SECOND)
+            append(where, EVENTS, live, per_second=per_second)
             # The reader begins at the beginning again.
             scores = list(records(where, SCORES, count=_scorable(values), timeout_s=TIMEOUT_S))
             letters = list(records(where, DEAD_LETTERS, count=len(values) - _scorable(values), timeout_s=TIMEOUT_S))
@@ -112,10 +108,12 @@ def stream_events(model: str, next_version: int, events: pa.Table) -> Flowed:
             code = worker.wait(TIMEOUT_S)
     if code:
         raise StreamError(f"streamfm {' '.join(command_line(model, where))}: ended with exit code {code}")
-    return _flowed(len(values), early, scores, letters)
+    return _flowed(len(values), per_second, early, scores, letters)
 
 
-def _flowed(events: int, early: Sequence[Event], scores: Sequence[Event], letters: Sequence[Event]) -> Flowed:
+def _flowed(
+    events: int, per_second: float, early: Sequence[Event], scores: Sequence[Event], letters: Sequence[Event]
+) -> Flowed:
     import numpy as np
 
     answers = [json.loads(record.value or b"") for record in scores]
@@ -127,6 +125,7 @@ def _flowed(events: int, early: Sequence[Event], scores: Sequence[Event], letter
     return Flowed(
         events=events,
         dead_letters=len(letters),
+        per_second=per_second,
         versions=Counter(answer["version"] for answer in answers),
         scores={answer["event_id"]: (answer["version"], answer["score"]) for answer in answers},
         backlog_per_second=float(came_before.sum() / busy_s),

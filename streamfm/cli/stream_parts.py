@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -31,13 +30,7 @@ def models(given: Given) -> ServedModels:
         BundleError: It was refused.
         StreamError: The settings do not go with it.
     """
-    return ServedModels(
-        given["reference"],
-        settings(given),
-        shadow=given["shadow"],
-        precision=given["precision"],
-        clock=time.monotonic,
-    )
+    return ServedModels(given["reference"], settings(given), shadow=given["shadow"], precision=given["precision"])
 
 
 def kafka(given: Given) -> KafkaSettings:

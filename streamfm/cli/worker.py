@@ -39,16 +39,7 @@ def work(source: Source, sink: Sink, models: ServedModels, operation: Operation)
     """
     measures = Measures()
     drain = Drain(operation.drain_s)
-    stream = Stream(
-        source,
-        sink,
-        models,
-        models.settings,
-        clock=time.monotonic,
-        now_ms=lambda: time.time_ns() // 1_000_000,
-        sleep=drain.sleep,
-        measures=measures,
-    )
+    stream = Stream(source, sink, models, models.settings, sleep=drain.sleep, measures=measures)
     with ExitStack() as stack:
         stack.enter_context(drain)
         if operation.watch_s:

@@ -16,12 +16,13 @@ before, then 3. What is lost or done twice when the process dies between two ste
     in 5            it happened or it did not; at-least-once: as before; exactly-once: both or neither
     after 5         nothing is read again
 
-The loop has no thread, no clock and no sleep of its own: the source waits for records, all else is handed in.
+The loop has no thread of its own, the source waits for records, and time is handed in: a test holds all of it.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -61,9 +62,9 @@ class Stream:
         models: Models,
         settings: StreamSettings,
         *,
-        clock: Clock,
-        now_ms: Callable[[], int],
-        sleep: Callable[[float], object],
+        clock: Clock = time.monotonic,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        sleep: Callable[[float], object] = time.sleep,
         measures: Measures | None = None,
     ) -> None:
         """Connect them; nothing happens before `turn`.

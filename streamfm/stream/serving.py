@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -96,7 +97,7 @@ class ServedModels:
         *,
         shadow: Reference | None = None,
         precision: Precision = "fp32",
-        clock: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Load the model; a second one that cannot be loaded is left out until it can.
 

@@ -149,9 +149,7 @@ def test_an_address_that_is_taken_is_named(running: Running) -> None:
 def test_every_metric_is_documented(running: Running) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "streaming.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`streamfm_\w+`) \| (\w+)(?:, ([^|]*?))? \|", page, re.MULTILINE)
-    documented = {
-        (name.strip("`"), kind, tuple(sorted(re.findall(r"`(\w+)`", labels)))) for name, kind, labels in rows
-    }
+    documented = {(name.strip("`"), kind, tuple(sorted(re.findall(r"`(\w+)`", labels)))) for name, kind, labels in rows}
     running.stream.run(lambda: False)
     told = set()
     for family in text_string_to_metric_families(running.get("/metrics")[1]):

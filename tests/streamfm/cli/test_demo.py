@@ -40,6 +40,18 @@ def test_the_printed_queries_run_as_printed(demo: tuple[Path, str]) -> None:
         assert tables[0] == tables[1][: len(tables[0])], query
 
 
+def test_every_event_of_the_stream_is_scored_or_a_dead_letter_and_a_version_takes_over(demo: tuple[Path, str]) -> None:
+    streamed = demo[1].partition("6. The same model on a stream")[2]
+    (events, scores, dead_letters, right) = re.findall(
+        r"([\d,]+) events in = ([\d,]+) scores \+ ([\d,]+) dead letters.*: (yes|NO)$", streamed, re.MULTILINE
+    )[0]
+    assert ("1,251", "1,250", "1", "yes") == (events, scores, dead_letters, right)
+    answered = re.findall(r"^│ apps/(\d) +│ +([\d,]+) │ +(\S+) │$", streamed, re.MULTILINE)
+    assert ["1", "2"] == [version for version, _, _ in answered]
+    assert 1_250 == sum(int(count.replace(",", "")) for _, count, _ in answered)
+    assert all(float(distance) <= 1e-6 for _, _, distance in answered)
+
+
 def test_the_explanation_is_rounded(demo: tuple[Path, str]) -> None:
     explanation = demo[1].partition("What each feature adds")[2].partition("Apps near")[0]
     assert [] == re.findall(r"\.\d{5,}", explanation)
