@@ -98,6 +98,15 @@ def test_interrupted_training_leaves_nothing_when_told_so(
     assert [] == list(temporary.iterdir())
 
 
+def test_termination_works_in_the_background_where_ctrl_c_is_ignored(folder: Path, interrupted) -> None:
+    duckdb.execute("COPY (SELECT t.* FROM range(4000) r, 'tomorrow.parquet' t) TO 'many.parquet'")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    arguments = ("score", MODEL, "many.parquet", "-o", "s.csv", "--threads", "1")
+    begun = lambda _: bool(list(folder.glob(".s.csv.*")))  # noqa: E731
+    assert (130, "interrupted\n") == interrupted(*arguments, when=begun, number=signal.SIGTERM)
+    assert not Path("s.csv").exists()
+
+
 def test_interrupted_scoring_leaves_the_old_file_and_no_other(folder: Path, temporary: Path, interrupted) -> None:
     duckdb.execute("COPY (SELECT t.* FROM range(4000) r, 'tomorrow.parquet' t) TO 'many.parquet'")
     Path("s.csv").write_text("old")
