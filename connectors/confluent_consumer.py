@@ -135,7 +135,7 @@ class ConfluentConsumer:
         with translating(doing, self._reports):
             self._consumer.commit(offsets=_places(positions), asynchronous=True)
         # On one connection it is answered after the commit; and this call has a limit.
-        if self.committed(list(positions)) != positions:
+        if self._committed(list(positions), self._settings.revoke_deadline_s) != positions:
             raise DisturbedError(f"{doing}: they are not committed")
 
     def _on_lost(self, _: object, partitions: object) -> None:
@@ -159,9 +159,12 @@ class ConfluentConsumer:
 
     def committed(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
         """See `Consumer`."""
+        return self._committed(partitions, self._timeout_s)
+
+    def _committed(self, partitions: Collection[Partition], timeout_s: float) -> Mapping[Partition, int]:
         doing = "asking for what is committed"
         with translating(doing, self._reports):
-            found = self._consumer.committed([TopicPartition(*it) for it in partitions], self._timeout_s)
+            found = self._consumer.committed([TopicPartition(*it) for it in partitions], timeout_s)
         return {partition: offset for partition, offset in _offsets(doing, found).items() if offset >= 0}
 
     def commit(self, positions: Positions) -> None:

@@ -147,3 +147,11 @@ def test_in_flight_sends_are_bounded(bench: Any) -> None:
     assert worker.run(300) == 300
 
     assert len(bench.read(bench.scores)) == 300
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+def test_events_of_every_codec_are_read(bench: Any, codec: str) -> None:
+    bench.produce(EVENTS, compression_type=codec)
+
+    assert bench.worker().run(300) == 300
+    assert len(bench.read(bench.scores)) == 300
