@@ -240,11 +240,13 @@ class Worker:
 
     def _join(self, enough: Callable[[int], bool]) -> None:
         def joined() -> bool:
-            self.source.poll(1, 0.1)
+            if self.source.poll(1, 0.1).records:
+                # Not in a loop without polls: a rebalance would wait for one.
+                with suppress(DisturbedError):
+                    self.source.rewind()
             return enough(len(self.source.lag()))
 
         wait_for(joined)
-        self.recover()
 
     def send(self, polled: Polled, dead: Sequence[DeadLetter] = ()) -> None:
         """Answer every record by its value."""
