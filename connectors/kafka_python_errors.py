@@ -15,12 +15,18 @@ from streamfm.errors import StreamError
 def translated(doing: str, error: Exception) -> StreamError:
     """What a `StreamError` says of an error of kafka-python."""
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    # Errors of transactions often come as a plain KafkaError that has the broker's in its text.
-    inner = re.search(r"\[Error (\d+)\]", text)
-    code = int(inner[1]) if inner else getattr(error, "errno", None)
     if isinstance(error, KafkaConfigurationError | UnsupportedCodecError | LogTruncationError):
         return StreamError(f"{doing}: {text}")
-    return stream_error(doing, code, text)
+    return stream_error(doing, _code(error, text), text)
+
+
+def _code(error: Exception, text: str) -> int | None:
+    """Kafka's code of the error; of a transaction it often is a plain KafkaError that has the broker's inside."""
+    inner = [argument for argument in error.args if isinstance(argument, KafkaError)]
+    if inner:
+        return _code(inner[0], str(inner[0]))
+    told = re.search(r"\[Error (\d+)\]", text)
+    return int(told[1]) if told else getattr(error, "errno", None)
 
 
 @contextmanager

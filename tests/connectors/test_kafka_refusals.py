@@ -207,3 +207,16 @@ def test_names_are_unique_by_group_instance_and_slot() -> None:
     settings = KafkaSettings(**(GIVEN | {"group_id": name, "instance": "host-a", "worker_slot": 4}))
 
     assert settings.worker_name == f"{name}-host-a-4"
+
+
+def test_what_somebody_must_mend_is_told_from_inside_another_error() -> None:
+    from kafka.errors import CoordinatorNotAvailableError, KafkaError, TopicAuthorizationFailedError
+
+    from connectors.kafka_python_errors import translated
+
+    refused = translated("sending", KafkaError("Cannot perform send", TopicAuthorizationFailedError({"scores"})))
+    passing = translated("sending", KafkaError("Cannot perform send", CoordinatorNotAvailableError()))
+
+    assert not isinstance(refused, DisturbedError)
+    assert "kafka-acls.sh" in str(refused.hint)
+    assert isinstance(passing, DisturbedError)
