@@ -17,7 +17,11 @@ from fault_stream import StreamUnderFault, together
 
 from streamfm.registry import Registry
 
-pytestmark = pytest.mark.faults
+# kafka-python leaves sockets of brokers that died to the garbage collection.
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"),
+]
 
 Counts = Callable[[str], None]
 Streams = Callable[..., list[StreamUnderFault]]

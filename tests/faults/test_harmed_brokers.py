@@ -10,7 +10,11 @@ import pytest
 from fault_cluster import Cluster, wait_for
 from fault_stream import StreamUnderFault, together
 
-pytestmark = pytest.mark.faults
+# kafka-python leaves sockets of brokers that died to the garbage collection.
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"),
+]
 
 Counts = Callable[[str], None]
 Streams = Callable[..., list[StreamUnderFault]]

@@ -12,7 +12,11 @@ import pytest
 from fault_cluster import Cluster, Message, good_value, read_all
 from fault_stream import StreamUnderFault, together
 
-pytestmark = pytest.mark.faults
+# kafka-python leaves sockets of brokers that died to the garbage collection.
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"),
+]
 
 GOOD, OF_EACH_KIND = 100_000, 100
 MAX_EVENT_BYTES = 10_000
