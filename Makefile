@@ -57,7 +57,7 @@ pytest: install  ## the tests alone; PYTEST_FLAGS="-k encoder" for some
 	$(BIN)/pytest $(PYTEST_FLAGS)
 
 faults: install  ## fault campaigns on genuine Kafka (../shared/kafka, Java): about 30 minutes
-	$(BIN)/pytest -m faults tests/faults $(PYTEST_FLAGS)
+	$(BIN)/pytest -m faults tests/connectors tests/faults $(PYTEST_FLAGS)
 
 bench: install  ## every benchmark in turn; NAME=frappe for one
 	@set -e; for script in $(if $(NAME),benchmarks/$(NAME).py,$(sort $(wildcard benchmarks/[a-z]*.py))); do \
