@@ -1,0 +1,111 @@
+"""A worker of streamfm in a process of its own that writes down what each batch does, until SIGTERM.
+
+Given as JSON: the fields of `_stream_side.Side` and `raw`, a file. A line on standard output says when the first batch
+is committed. At SIGTERM the stream drains, and these arrays lie in the file (npz), with times of time.monotonic, which
+all processes of the machine share:
+
+    committed_s [B]      when the batch was committed
+    batch_s [B]          from its first poll to then
+    records [B]          its size
+    acknowledged_s [B']  when a flush returned
+    counts [B']          records that it acknowledged
+    latency_ms [N]       of each of these records, from its timestamp to then
+    swaps                how often another version took over
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import deque
+from typing import Any
+
+import numpy as np
+from _stream_side import Side, make_stream, open_ends, require_undisturbed
+
+from streamfm.cli.stream_operation import Operation
+from streamfm.cli.worker import Drain
+from streamfm.stream.measures import Measures
+from streamfm.stream.ports import Answers, Checkpoint, Sink
+from streamfm.stream.serving import Watch
+
+
+class BatchTimes(Measures):
+    """Notes when batches were polled and committed. They are committed in the order in which they were polled."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        super().__init__()
+        self._polled: deque[float] = deque()
+        self.rows: list[tuple[float, float, int]] = []
+
+    def took(self, **seconds: float) -> None:
+        """See `Measures`: a batch is polled when it tells how long it took to fill."""
+        super().took(**seconds)
+        if "fill" in seconds:
+            self._polled.append(time.monotonic() - seconds["fill"])
+
+    def committed(self, records: Any, answered: Any, acknowledged_ms: int) -> None:
+        """See `Measures`."""
+        super().committed(records, answered, acknowledged_ms)
+        now = time.monotonic()
+        if not self.rows:
+            print("committed", flush=True)
+        self.rows.append((now, now - self._polled.popleft(), len(records)))
+
+
+class TimedSink:
+    """A sink, and how old each record was when its answer was acknowledged."""
+
+    def __init__(self, sink: Sink) -> None:
+        """Around that one."""
+        self._sink = sink
+        self._sent: list[int] = []
+        self.commit, self.abandon, self.close = sink.commit, sink.abandon, sink.close
+        self.rows: list[tuple[float, Any]] = []
+
+    def send(self, answers: Answers, checkpoint: Checkpoint) -> None:
+        """See `Sink`."""
+        self._sink.send(answers, checkpoint)
+        self._sent += [record.timestamp for record in answers.records]
+
+    def flush(self) -> None:
+        """See `Sink`."""
+        self._sink.flush()
+        now_ms = time.time_ns() / 1e6
+        self.rows.append((time.monotonic(), now_ms - np.array(self._sent, np.float64)))
+        self._sent = []
+
+
+def main() -> None:
+    given = json.loads(sys.argv[1])
+    raw = given.pop("raw")
+    side = Side(**given)
+    measures = BatchTimes()
+    source, inner = open_ends(side)
+    sink = TimedSink(inner)
+    stream, models = make_stream(side, source, sink, measures)
+    operation = Operation()
+    with Drain(operation.drain_s) as drain, Watch(models, operation.watch_s):
+        stream.run(drain.is_wanted)
+    sink.close(operation.drain_s)
+    source.close(operation.drain_s)
+    require_undisturbed(measures)
+    committed_s, batch_s, records = zip(*measures.rows, strict=True)
+    acknowledged_s, ages = zip(*sink.rows, strict=True)
+    np.savez(
+        raw,
+        committed_s=committed_s,
+        batch_s=batch_s,
+        records=records,
+        acknowledged_s=acknowledged_s,
+        counts=[len(age) for age in ages],
+        latency_ms=np.concatenate(ages),
+        swaps=models.swaps,
+    )
+    print(json.dumps({}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""How long from an event's append to its score's acknowledgement, at half of the load that one worker can take?
+
+The set-up of `stream_throughput.py`, at-least-once, fp32. First the most that the worker scores from a backlog is
+measured; then another process appends half as many a second, evenly, for a minute after a warm-up. The topic's
+timestamps are the broker's (LogAppendTime), and an event's latency ends when the flush of its batch has returned.
+
+Goals: the median at most 10 ms, the 99th percentile at most 25 ms. Batches wait `--linger-ms` for more events after
+their first: 2 by default, as the worker's.
+
+Traps: broker, worker and producer share the machine, and its clock; the clock of the timestamps has milliseconds, cut
+off, so figures are up to 1 ms too high. Quantiles are of all events, not of a histogram. The load is said, and that it
+was kept up: events answered in that minute must be those offered. Load that the producer puts on the broker is its own:
+a thousand small requests a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _kafka import Prepared, answer, fill, prepared, running, side, start, start_producer, topics, wait_for_word
+from _report import report
+
+GOALS = {50: "<= 10", 99: "<= 25"}
+KEPT_UP = 0.98
+
+
+def highest_rate(client: str, common: Prepared, events: int, **how: object) -> float:
+    """Events a second from a backlog."""
+    with topics(common.bootstrap) as own:
+        fill(common, own.events, events + 50_000)
+        found = answer(start("_stream_side.py", side("ours", client, common, own, events=events, **how)))
+    return float(found["per_second"])
+
+
+def offer(client: str, common: Prepared, per_second: float, seconds: tuple[float, float], **how: object) -> Any:
+    """What a watched worker wrote down in the seconds after the warm-up, under that load."""
+    raw = common.folder / f"{client}.npz"
+    warm_up_s, measured_s = seconds
+    with topics(common.bootstrap, message_timestamp_type="LogAppendTime") as own:
+        given = side("ours", client, common, own, events=0, raw=raw, **how)
+        worker = start("_stream_watch.py", given)
+        with running(worker), running(start_producer(common, own.events, per_second=per_second)):
+            wait_for_word(worker)
+            time.sleep(warm_up_s)
+            began = time.monotonic()
+            time.sleep(measured_s)
+            ended = time.monotonic()
+    return latencies(raw, began, ended)
+
+
+def latencies(raw: Path, began: float, ended: float) -> tuple[Any, float]:
+    """Milliseconds of each event acknowledged in that time, and mean events of a batch."""
+    found = np.load(raw)
+    within = (found["acknowledged_s"] >= began) & (found["acknowledged_s"] < ended)
+    return found["latency_ms"][np.repeat(within, found["counts"])], float(found["counts"][within].mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--client", choices=["kafka-python", "confluent"], help="one only")
+    parser.add_argument("--rate", type=float, help="events a second, instead of half of the most")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--warm-up", type=float, default=15.0, metavar="SECONDS")
+    parser.add_argument("--linger-ms", type=float, default=2.0)
+    parser.add_argument("--backlog", type=int, default=300_000, help="events with which the most is measured")
+    options = parser.parse_args()
+    how = {"linger_s": options.linger_ms / 1000}
+    with prepared() as common:
+        for client in ("kafka-python", "confluent"):
+            if options.client not in (None, client):
+                continue
+            rate = options.rate or highest_rate(client, common, options.backlog, **how) / 2
+            found, batch = offer(client, common, rate, (options.warm_up, options.seconds), **how)
+            answered = len(found) / options.seconds
+            print(
+                f"  {client}: {rate:,.0f} events/s offered, {answered:,.0f} answered, {batch:.0f} a batch, "
+                f"linger {options.linger_ms:g} ms, p99.9 {np.quantile(found, 0.999):.1f} ms, most {found.max():.1f} ms"
+            )
+            if answered < KEPT_UP * rate:
+                raise SystemExit("the load was not kept up: no latency to be told")
+            for percent, goal in GOALS.items():
+                limit = float(goal.split()[1])
+                value = float(np.percentile(found, percent))
+                name = f"stream_latency_{client}_p{percent}"
+                report(name, value, "ms", limit=limit, goal=goal, higher_is_better=False)
+
+
+if __name__ == "__main__":
+    main()
