@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import kafka
 from kafka import codec
 from kafka.coordinator.assignors.range import RangePartitionAssignor
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.net.compat import KafkaNetClient
 
 from connectors.kafka_client import Revocation
@@ -19,7 +19,7 @@ from connectors.kafka_python_consumer import KafkaPythonConsumer
 from connectors.kafka_python_errors import translated
 from connectors.kafka_python_producer import KafkaPythonProducer, NullSerializer
 from connectors.kafka_settings import KafkaSettings
-from streamfm.errors import StreamError
+from streamfm.errors import DisturbedError, StreamError
 
 _KNOWN = {"consumer": kafka.KafkaConsumer.DEFAULT_CONFIG, "producer": kafka.KafkaProducer.DEFAULT_CONFIG}
 _Opened = TypeVar("_Opened")
@@ -105,6 +105,8 @@ def _opened(kind: Callable[..., _Opened], config: dict[str, Any], settings: Kafk
     except Exception as error:
         for client in clients:
             client.close()
+        if isinstance(error, KafkaTimeoutError):
+            raise DisturbedError(translated(doing, error).message, hint="is a broker running there?") from None
         if isinstance(error, KafkaError):
             raise translated(doing, error) from None
         raise StreamError(f"{doing}: {error}") from error

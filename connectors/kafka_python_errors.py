@@ -14,7 +14,9 @@ from streamfm.errors import StreamError
 
 def translated(doing: str, error: Exception) -> StreamError:
     """What a `StreamError` says of an error of kafka-python."""
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    name, text = type(error).__name__, str(error)
+    # Most of them tell their name themselves.
+    text = text if name in text else f"{name}: {text}".removesuffix(": ")
     if isinstance(error, KafkaConfigurationError | UnsupportedCodecError | LogTruncationError):
         return StreamError(f"{doing}: {text}")
     return stream_error(doing, _code(error, text), text)

@@ -20,6 +20,7 @@ from streamfm.errors import StreamError
 from streamfm.stream.ports import Header, Positions, Record
 
 _NULL = object()
+_SEND_OFF_S = 1.0
 
 
 class NullSerializer(Serializer):  # type: ignore[misc]
@@ -33,7 +34,8 @@ class NullSerializer(Serializer):  # type: ignore[misc]
 class KafkaPythonProducer:
     """A `Producer`.
 
-    kafka-python cannot send a header without a value: an empty one takes its place.
+    kafka-python cannot send a header without a value: an empty one takes its place. (It could write one, but refuses
+    it in `send`, and would fail at its length after the record was added to the batch.)
     """
 
     def __init__(self, producer: Any, settings: KafkaSettings) -> None:
@@ -79,18 +81,15 @@ class KafkaPythonProducer:
                 raise self._refused(record, topic, error) from error
             pending.append((future, record))
             if len(pending) >= limit:
-                self._acknowledge(self._settings.delivery_timeout_s + self._settings.request_timeout_s)
+                self._acknowledge(self._settings.flush_limit_s)
 
     def flush(self, timeout_s: float) -> None:
         """See `Producer`."""
         deadline_s = time.monotonic() + timeout_s
-        try:
-            self._producer.flush(timeout_s)
-        except UnknownError:
-            # A batch that the broker found too large was split: flush gives up, and the records' futures go on.
-            pass
-        except KafkaTimeoutError as error:
-            raise translated("flushing", error) from error
+        # `flush` has this time limit for each batch anew, and passes over those that have failed: it only sends off.
+        # Of a batch that was split, because the broker found it too large, it raises UnknownError; its records go on.
+        with suppress(KafkaTimeoutError, UnknownError):
+            self._producer.flush(min(timeout_s, _SEND_OFF_S))
         while self._pending:
             self._acknowledge(max(0.0, deadline_s - time.monotonic()))
 

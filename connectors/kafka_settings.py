@@ -30,7 +30,8 @@ class KafkaSettings:
             they are the transactional id, by which a worker takes over from a dead predecessor, and locks out a living
             one.
         static_membership: Whether a worker that comes back within `session_timeout_s` gets its partitions back without
-            a rebalance.
+            a rebalance. Another that is started with the same instance and slot ends it: at its next commit, or when it
+            has been idle for `watchdog_s`.
         max_in_flight: Records that were sent and not acknowledged, at most.
         request_timeout_s: The longest wait for an answer of a broker.
         delivery_timeout_s: The longest wait for the acknowledgement of a record, all retries included.
@@ -120,6 +121,11 @@ class KafkaSettings:
     def call_limit_s(self) -> float:
         """How long a call of the client may take that has no limit of its own."""
         return self.request_timeout_s + 2
+
+    @property
+    def flush_limit_s(self) -> float:
+        """How long after the last record was sent all are acknowledged, or have failed."""
+        return self.delivery_timeout_s + 2
 
     @property
     def start_place(self) -> Place:

@@ -74,7 +74,7 @@ class KafkaSink:
         """See `Sink`."""
         self._raise_failure()
         if self._sent is not None:
-            self._attempt(self._settings.delivery_timeout_s + self._settings.request_timeout_s, commit=False)
+            self._attempt(self._settings.flush_limit_s, commit=False)
 
     def commit(self) -> None:
         """See `Sink`; nothing is left to do where a revocation has done it."""

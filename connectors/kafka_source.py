@@ -99,7 +99,8 @@ class KafkaSource:
         fresh = [partition for partition in assigned if partition not in places]
         if fresh:
             starts = self._offsets_of(consumer, fresh, self._settings.start_place)
-            logger.info("nothing is committed by group %s, starting at %s", self._settings.group_id, starts)
+            named = ", ".join(f"{topic}[{number}]: {offset}" for (topic, number), offset in sorted(starts.items()))
+            logger.info("nothing is committed by group %s, starting at %s", self._settings.group_id, named)
             consumer.commit(starts)
             places.update(starts)
         stop = self._settings.stop_place
@@ -145,6 +146,11 @@ class KafkaSource:
             self._probe(consumer)
 
     def _probe(self, consumer: Consumer) -> None:
+        if self._settings.static_membership:
+            # Where another member has taken its name, a consumer is told by a commit only, not while it polls; a new
+            # one would take the name back, and so on for ever.
+            assigned = consumer.assignment()
+            consumer.commit(dict(consumer.committed(assigned)))
         known = consumer.positions()
         active = [
             partition
@@ -208,7 +214,9 @@ class KafkaSource:
         self._group.leave(timeout_s)
 
 
-def open_with(client: Client, settings: KafkaSettings) -> tuple[KafkaSource, KafkaSink]:
+def open_with(
+    client: Client, settings: KafkaSettings, *, clock: Callable[[], float] = time.monotonic
+) -> tuple[KafkaSource, KafkaSink]:
     """The two ends of a stream by that client library, connected; the group is joined with the first poll.
 
     Raises:
@@ -217,7 +225,7 @@ def open_with(client: Client, settings: KafkaSettings) -> tuple[KafkaSource, Kaf
     """
     group = Group(client)
     sink = KafkaSink(settings, client, group)
-    source = KafkaSource(settings, group, sink)
+    source = KafkaSource(settings, group, sink, clock=clock)
     source.prepare()
     try:
         # Before the first poll: what a predecessor left open is decided, and so what is committed.
