@@ -106,7 +106,9 @@ def _common(settings: KafkaSettings) -> Config:
         "client.id": settings.worker_name,
         "bootstrap.servers": settings.bootstrap_servers,
         "socket.timeout.ms": _ms(limit_s),
+        # What it would log of errors it reports, too: `Reports` tells them.
         "logger": logger,
+        "log_level": 2,
     }
 
 

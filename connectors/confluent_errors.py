@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ from connectors.kafka_errors import stream_error
 from streamfm.errors import StreamError
 
 logger = logging.getLogger(__name__)
+
+_TELL_AGAIN_S = 60.0
 
 # Errors of the library that stand for one of the broker's.
 _BROKERS = {KafkaError._FENCED: KafkaError.PRODUCER_FENCED, KafkaError._AUTHENTICATION: 58}
@@ -31,6 +34,7 @@ class Reports:
         """Nothing was told."""
         self.fatal: Any = None
         self.refused: Any = None
+        self._told_s: dict[str, float] = {}
 
     def __call__(self, error: Any) -> None:
         """Take a report; librdkafka's `error_cb`."""
@@ -38,7 +42,14 @@ class Reports:
             self.fatal = error
         elif error.code() == KafkaError._AUTHENTICATION:
             self.refused = error
-        logger.warning("Kafka: %s", text_of(error))
+        self._tell(text_of(error))
+
+    def _tell(self, text: str) -> None:
+        """Log it, but not each of the hundreds that a broker that is away brings."""
+        now_s = time.monotonic()
+        if now_s - self._told_s.get(text, float("-inf")) >= _TELL_AGAIN_S:
+            self._told_s[text] = now_s
+            logger.warning("Kafka: %s", text)
 
     def cause_of(self, error: Any) -> Any:
         """The error that explains this one, or itself."""

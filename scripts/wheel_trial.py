@@ -2,11 +2,13 @@
 
 python wheel_trial.py train FOLDER    needs the extra `train`; writes FOLDER/bundle, events and the scores it gave
 python wheel_trial.py serve FOLDER    serves that bundle by Scorer and SQL; refuses to run where torch is installed
+python wheel_trial.py streamed FOLDER compares FOLDER/scored.jsonl, which `streamfm stream` has made of events.jsonl
 """
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -62,6 +64,8 @@ def train(folder: Path) -> None:
     )
     train(FeatureSpec.from_toml(SPEC), events, folder / "bundle", settings=settings)
     pq.write_table(events, folder / "events.parquet")
+    lines = [json.dumps(row, default=str) + "\n" for row in events.to_pylist()]
+    (folder / "events.jsonl").write_text("".join(lines), encoding="utf-8")
     np.save(folder / "scores.npy", load(folder / "bundle").score(events))
 
 
@@ -78,6 +82,13 @@ def serve(folder: Path) -> None:
     compare("SQL", expected, con.execute(query).fetchnumpy()["score"])
 
 
+def streamed(folder: Path) -> None:
+    """Compare what the stream wrote with what the environment that trained gave."""
+    lines = (folder / "scored.jsonl").read_text(encoding="utf-8").splitlines()
+    scores = np.array([json.loads(line)["score"] for line in lines], np.float32)
+    compare("stream", np.load(folder / "scores.npy"), scores)
+
+
 def compare(route: str, expected: np.ndarray, actual: np.ndarray) -> None:
     """Leave with an error unless the route gave the expected scores."""
     difference = float(np.max(np.abs(expected - actual))) if expected.shape == actual.shape else np.inf
@@ -87,4 +98,4 @@ def compare(route: str, expected: np.ndarray, actual: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    {"train": train, "serve": serve}[sys.argv[1]](Path(sys.argv[2]))
+    {"train": train, "serve": serve, "streamed": streamed}[sys.argv[1]](Path(sys.argv[2]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -22,6 +23,9 @@ from streamfm.data import encode_dataset, fit_vocabularies
 from streamfm.encoder import Encoder
 from streamfm.features import FeatureSpec, Input
 from streamfm.registry import Registry
+from streamfm.stream.ports import Event
+from streamfm.stream.serving import ServedModels
+from streamfm.stream.settings import StreamSettings
 from streamfm.testing import simulate_events
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,8 +41,11 @@ RUN = {
     "docs/sql.md": {"python", "sql"},
     "docs/python.md": {"python"},
     "docs/features.md": {"toml"},
+    "docs/streaming.md": {"sh", "json", "toml", "ini"},
     "CONTRIBUTING.md": {"sh"},
 }
+NEEDS_KAFKA = "-b localhost:9092"
+"""Commands that have it are run on a Kafka by tests/connectors and tests/faults."""
 # Commands of these pages that are not run here, and why.
 NOT_RUN = {
     "make demo": "installs, and trains for a minute; tests/streamfm/cli/test_demo.py has it with fewer events",
@@ -47,9 +54,13 @@ NOT_RUN = {
     'make pytest PYTEST_FLAGS="-k encoder"': "runs tests",
     "make bench NAME=frappe": "takes minutes, and files that are not ours to give",
     "make wheel": "installs; CI runs it by itself",
+    "make faults": "takes half an hour, and a Kafka",
     "make constraints": "asks the package index",
     ".venv/bin/ruff format . && .venv/bin/ruff check --fix .": "rewrites files",
     "git log --oneline": "no git outside of a checkout",
+    "streamfm broker": "runs until it is stopped; tests/streamfm/cli/test_stream.py has it",
+    "streamfm models promote models/ctr/2": "there is one version only; tests/streamfm/cli/test_models.py has it",
+    "tail -f events.jsonl | streamfm stream models/ctr@champion --in - --out -": "never ends",
 }
 
 
@@ -122,9 +133,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     events = duckdb.from_arrow(simulated).query("log", query).to_arrow_table()
     pq.write_table(events.slice(0, 1_200), folder / "events.parquet")
     pq.write_table(events.slice(1_200), folder / "tomorrow.parquet")
+    lines = [json.dumps(event, default=str) + "\n" for event in events.slice(1_200).to_pylist()]
+    (folder / "events.jsonl").write_text("".join(lines), encoding="utf-8")
     printed = {}
     for command in commands("README.md"):
-        if command.startswith("streamfm "):
+        if command.startswith("streamfm ") and command not in NOT_RUN and NEEDS_KAFKA not in command:
             with contextlib.chdir(folder), contextlib.redirect_stderr(io.StringIO()) as err:
                 printed[command] = _streamfm(command) + err.getvalue()
     return Shop(folder, printed)
@@ -159,7 +172,7 @@ def test_what_is_not_run_is_on_some_page() -> None:
 
 
 def test_the_commands_of_the_readme_go_from_a_log_to_scores(in_shop: Shop) -> None:
-    init, train, evaluate, score, sql, models = in_shop.printed.values()
+    init, train, evaluate, score, sql, models, stream = in_shop.printed.values()
     assert "features.toml" in init
     assert "published as models/ctr/1, @champion" in train
     assert [] == [word for word in ("auc", "log_loss", "calibration", "95% interval") if word not in evaluate]
@@ -167,6 +180,36 @@ def test_the_commands_of_the_readme_go_from_a_log_to_scores(in_shop: Shop) -> No
     assert "score" in pq.read_schema("scored.parquet").names
     assert 5 + 5 == len(re.findall(r"^[│├┌└]", sql, re.MULTILINE)), sql
     assert re.search(r"│ ctr +│ +1 │ +1 │ champion → 1 │", models)
+    assert "300 scores, 0 dead letters" in stream
+    by_stream = [json.loads(line)["score"] for line in Path("scores.jsonl").read_text().splitlines()]
+    expected = streamfm.load("models/ctr@champion").score(pq.read_table("tomorrow.parquet"))
+    np.testing.assert_allclose(expected, by_stream, atol=1e-6)
+
+
+def test_the_commands_of_the_page_about_streams_that_need_no_kafka_run(in_shop: Shop) -> None:
+    ran = [
+        command
+        for command in commands("docs/streaming.md")
+        if NEEDS_KAFKA not in command and command not in NOT_RUN and "--follow" not in command
+    ]
+    assert ["streamfm stream models/ctr@champion --in events.jsonl --out scores.jsonl"] == ran
+    # README.md has run it: this is its next run, which finds nothing left to do.
+    assert "" == _streamfm(ran[0])
+
+
+def test_the_event_of_the_page_about_streams_becomes_the_score_beside_it() -> None:
+    event, score = (json.loads(block.code) for block in blocks("docs/streaming.md", "json"))
+    model = ServedModels(GOLDEN, StreamSettings(keep=("user_id",)))
+    record = Event("events", 0, 0, 0, None, json.dumps(event).encode())
+    (answer,) = model.current().answer([record], 0).answers.values
+    assert score.keys() == json.loads(answer).keys()
+    assert event["event_id"] == json.loads(answer)["event_id"]
+
+
+def test_the_unit_of_the_page_about_streams_is_the_sample() -> None:
+    (block,) = blocks("docs/streaming.md", "ini")
+    sample = page("examples/deploy/streamfm-stream.service").splitlines()
+    assert [] == [line for line in block.code.splitlines() if line not in sample]
 
 
 def test_the_python_of_the_readme_runs(in_shop: Shop) -> None:

@@ -20,6 +20,13 @@ _READ_ONLY = "attached in read-only mode"
 _CANDIDATES = re.compile(r"\n\s*((?:Candidate|Did you mean|Possible)[^\n]*(?:\n\t[^\n]*)*)")
 _TRACE = re.compile(r"\n+(?:At:|Stack Trace:).*", re.DOTALL)
 
+_EXTRAS = {
+    **dict.fromkeys(("torch", "onnx"), "train"),
+    **dict.fromkeys(("kafka", "msgspec", "prometheus_client"), "stream"),
+    "confluent_kafka": "stream,confluent",
+}
+"""Which of streamfm's extras brings a library that not every installation has."""
+
 DEFECT = "this is a defect of streamfm; the same command with --debug prints the traceback to report"
 
 
@@ -52,8 +59,8 @@ def _parts(error: BaseException) -> tuple[str, str | None]:
         return error.message, error.hint
     if isinstance(error, MemoryError):
         return "out of memory", "fewer --threads need less"
-    if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "onnx"):
-        return f"this needs {error.name}, which is not installed", "pip install 'streamfm[train]'"
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+        return f"this needs {error.name}, which is not installed", f"pip install 'streamfm[{_EXTRAS[error.name]}]'"
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename is not None else ""
         return f"{place}{error.strerror}", None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,7 +80,11 @@ def demo(folder: Path, events: int) -> None:
     reference = _train(folder)
     _compare(folder, reference, truth)
     _ask(folder, reference)
-    _stream(folder)
+    _say("6. The same model on a stream: Kafka events scored as they happen, a new version promoted while they flow")
+    if all(map(find_spec, ("confluent_kafka", "kafka", "msgspec"))):
+        _stream(folder)
+    else:
+        output.print("needs more than is installed: pip install 'streamfm[stream,confluent]'")
     _say(f"Done in {time.monotonic() - began:.0f} s. To go on:")
     for line in (
         f"streamfm sql {reference}",
@@ -233,7 +238,6 @@ def _stream(folder: Path) -> None:
     from streamfm.scoring import load
 
     model = f"{folder}/models/apps"
-    _say("6. The same model on a stream: Kafka events scored as they happen, a new version promoted while they flow")
     _command(
         f"streamfm train {folder}/events.parquet --features {folder}/features.toml --out {model}"
         f" --factors 16 --hidden 64,32 --epochs 3 --seed {SEED + 1}"

@@ -77,7 +77,8 @@ def test_the_page_of_the_command_line_is_up_to_date() -> None:
     assert module.page() == page, f"run {script}"
     for name, command in COMMANDS.items():
         section = page.partition(f" {name}\n")[2].partition("\n#")[0]
-        options = {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+        shown = [parameter for parameter in command.params if not getattr(parameter, "hidden", False)]
+        options = {option for parameter in shown for option in parameter.opts if option.startswith("--")}
         assert {option for option in options if option not in section} <= {"--debug", "--help"}
 
 
@@ -153,6 +154,8 @@ def test_an_error_that_nobody_foresaw_is_called_a_defect(streamfm, monkeypatch: 
         (MemoryError(), "error: out of memory\nhint: fewer --threads need less"),
         (ModuleNotFoundError("No module named 'torch'", name="torch"), "error: this needs torch, which is not installed"
          "\nhint: pip install 'streamfm[train]'"),
+        (ModuleNotFoundError("No module named 'msgspec'", name="msgspec"), "error: this needs msgspec, which is not "
+         "installed\nhint: pip install 'streamfm[stream]'"),
         (duckdb.IOException("IO Error: x\n\nAt:\n  /usr/lib/a.py(1): f"), "error: IO Error: x"),
         (duckdb.Error("a" * 400), "error: " + "a" * 299 + "…"),
     ],
