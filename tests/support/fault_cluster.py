@@ -34,7 +34,7 @@ def why_no_launcher() -> str:
 
 
 def wait_for(
-    ready: Callable[[], object], what: Callable[[], str], limit_s: float = 180.0, every_s: float = 0.1
+    ready: Callable[[], object], what: Callable[[], str], limit_s: float = 300.0, every_s: float = 0.1
 ) -> float:
     """The seconds until it is so; the limit is against what hangs, nothing else."""
     began = time.monotonic()

@@ -98,7 +98,7 @@ class StreamUnderFault:
         self.signal(signal.SIGKILL, slot)
         self.ended(slot, -signal.SIGKILL)
 
-    def ended(self, slot: int = 0, *expected: int, limit_s: float = 120.0) -> str:
+    def ended(self, slot: int = 0, *expected: int, limit_s: float = 300.0) -> str:
         """Wait for the worker's end, with one of those exit codes, by default 0; its log."""
         worker = self._workers[slot]
         code = worker.wait(limit_s)
@@ -132,7 +132,7 @@ class StreamUnderFault:
         offsets = self.cluster.committed(self.name)
         return None if offsets is None else sum(offsets.values())
 
-    def until_moves(self, what: str, limit_s: float = 180.0) -> float:
+    def until_moves(self, what: str, limit_s: float = 300.0) -> float:
         """The seconds until the group has committed more than it has now."""
         before: int | None = None
 
@@ -156,7 +156,7 @@ class StreamUnderFault:
     def told(self, what: str) -> str:
         return f"{self.client}, {self.guarantee}: {what}\n" + "\n".join(self.tail(slot) for slot in self.slots())
 
-    def drain(self, limit_s: float = 240.0) -> None:
+    def drain(self, limit_s: float = 300.0) -> None:
         """End the load, and wait until all of it is committed; then SIGTERM, which must end the workers well."""
         if self._load:
             self._load.end()
