@@ -97,7 +97,7 @@ class Topics(NamedTuple):
 
 
 @contextmanager
-def topics(bootstrap: str, *, events: str | None = None, **config: object) -> Iterator[Topics]:
+def topics(bootstrap: str, *, events: str | None = None, **config: Any) -> Iterator[Topics]:
     """Fresh topics of four partitions, deleted at the end; events may be those of another run.
 
     Args:

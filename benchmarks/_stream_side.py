@@ -22,6 +22,7 @@ from streamfm.stream.settings import StreamSettings
 WARM_UP_SHARE = 0.1
 IDLE_S = 0.1
 CALL_LIMIT_S = 30.0
+DEFAULTS = StreamSettings()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +40,8 @@ class Side:
     guarantee: Guarantee = "at-least-once"
     precision: Precision = "fp32"
     events: int
-    batch: int = StreamSettings.__dataclass_fields__["max_batch_records"].default
-    linger_s: float = StreamSettings.__dataclass_fields__["linger_s"].default
+    batch: int = DEFAULTS.max_batch_records
+    linger_s: float = DEFAULTS.linger_s
     options: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -228,7 +229,7 @@ def run_bare_confluent(side: Side) -> Result:
             continue
         if settings.is_exactly_once:
             producer.begin_transaction()
-        ends: dict[int, int] = {}
+        ends: dict[Any, Any] = {}
         for message in messages:
             produce(target, message.value(), message.key())
             ends[message.partition()] = message.offset() + 1

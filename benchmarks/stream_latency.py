@@ -81,7 +81,7 @@ def main() -> None:
                 f"linger {options.linger_ms:g} ms, p99.9 {np.quantile(found, 0.999):.1f} ms, most {found.max():.1f} ms"
             )
             if answered < KEPT_UP * rate:
-                raise SystemExit("the load was not kept up: no latency to be told")
+                print("  the load was not kept up: these are latencies of a backlog")
             for percent, goal in GOALS.items():
                 limit = float(goal.split()[1])
                 value = float(np.percentile(found, percent))

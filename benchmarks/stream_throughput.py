@@ -129,12 +129,12 @@ def tell(name: str, ours: list[float], limit: list[float], goal: str) -> None:
 def rival_of(common: Prepared) -> dict[str, object]:
     """What Quix Streams' process is given, and its environment."""
     python = QUIX_FOLDER / "bin" / "python"
-    looked = [python, "-c", "import quixstreams, onnxruntime"]
+    looked = [str(python), "-c", "import quixstreams, onnxruntime"]
     if not python.exists() or subprocess.run(looked, check=False, capture_output=True).returncode:
         print(f"installing {QUIX} into {QUIX_FOLDER}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", QUIX_FOLDER], check=True)
         flags = shlex.split(os.environ.get("PIP_FLAGS", ""))
-        pip = [python, "-m", "pip", "install", "--quiet", *flags, QUIX, "onnxruntime", "msgspec", "numpy"]
+        pip = [str(python), "-m", "pip", "install", "--quiet", *flags, QUIX, "onnxruntime", "msgspec", "numpy"]
         subprocess.run(pip, check=True)
     encoder = load(common.bundle).encoder
     nulls = dict(zip(FEATURES, encoder.layout.null_rows.tolist(), strict=True))
