@@ -101,13 +101,13 @@ def strict_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster
 
 
 def deny(cluster: Cluster, kind: Any, name: str, operation: Any) -> None:
-    """The operation is denied, looking is not."""
+    """The operation is denied, and no other."""
     pattern = ResourcePattern(kind, name)
     who = "User:ANONYMOUS"
     made = cluster.admin.create_acls(
         [
             ACL(who, "*", operation, ACLPermissionType.DENY, pattern),
-            ACL(who, "*", ACLOperation.DESCRIBE, ACLPermissionType.ALLOW, pattern),
+            ACL(who, "*", ACLOperation.ALL, ACLPermissionType.ALLOW, pattern),
         ]
     )
     assert not made["failed"], made
