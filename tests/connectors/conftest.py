@@ -276,7 +276,8 @@ class Worker:
                 return True
             return False
 
-        wait_for(rewound, 60.0)
+        # A broker that was killed takes half a minute to start on a machine that is busy.
+        wait_for(rewound, 150.0)
 
     def step(self, max_records: int = 1_000) -> int:
         """A batch if there is one, from poll to commit, or a recovery; how many events were committed."""
