@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -48,6 +49,8 @@ class Prepared(NamedTuple):
 @contextmanager
 def prepared() -> Iterator[Prepared]:
     """A broker, a model and events; leaves the program with a word where there is no Kafka."""
+    # Whoever ends the benchmark ends its broker.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="streamfm-bench-") as name:
         folder = Path(name)
         with _broker(folder / "kafka") as bootstrap:

@@ -81,11 +81,13 @@ def confluent(batch: int) -> dict[str, Case]:
     }
 
 
-def run(case: Case, events: str, common: Prepared, rival: dict[str, object], share: float) -> dict[str, Any]:
+def run(
+    case: Case, events: str, common: Prepared, rival: dict[str, object], share: float, options: dict[str, str]
+) -> dict[str, Any]:
     """One run in a fresh process."""
     count = int(case.events * share)
     with topics(common.bootstrap, events=events) as own:
-        given = side(**case.how, prepared=common, topics=own, events=count)
+        given = side(**case.how, prepared=common, topics=own, events=count, options=options)
         if case.how["kind"] == "quix":
             given |= rival
             found = answer(start("_stream_quix.py", given, python=QUIX_FOLDER / "bin" / "python"))
@@ -107,7 +109,7 @@ def measure(client: str, cases: dict[str, Case], common: Prepared, options: argp
         fill(common, filled.events, int(most * options.share) + 100_000, keyed=options.keyed)
         for turn in range(options.pairs):
             for name, case in cases.items():
-                result = run(case, filled.events, common, rival, options.share)
+                result = run(case, filled.events, common, rival, options.share, dict(options.kafka))
                 found[name].append(result["per_second"])
                 check(result, common)
                 details = {key: round(value, 1) for key, value in result.items() if key != "first"}
@@ -168,6 +170,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2_048, help="the worker's max_batch_records")
     parser.add_argument("--client", choices=["kafka-python", "confluent"], help="one only")
     parser.add_argument("--keyed", action="store_true", help="events have keys")
+    parser.add_argument(
+        "--kafka",
+        action="append",
+        default=[],
+        type=lambda text: text.split("=", 1),
+        metavar="KEY=VALUE",
+        help="an option of the client, for worker and bare loop; with --client",
+    )
     options = parser.parse_args()
     with prepared() as common:
         for client, cases in (("kafka-python", kafka_python), ("confluent", confluent)):
