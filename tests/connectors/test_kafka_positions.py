@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,10 +13,13 @@ from streamfm.errors import DisturbedError, StreamError
 EVENTS = [b"event %d" % index for index in range(20)]
 
 
-def test_a_new_group_starts_at_the_earliest_event(bench: Any) -> None:
+def test_a_new_group_starts_at_the_earliest_event_and_says_so(bench: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "connectors")
     bench.produce(EVENTS)
 
     assert bench.worker().run(20) == 20
+    starts = f"{bench.events}[0]: 0, {bench.events}[1]: 0"
+    assert f"nothing is committed by group {bench.name}, starting at {starts}" in caplog.messages
 
 
 def test_latest_is_committed_at_once_so_that_a_crash_before_the_first_batch_skips_nothing(bench: Any) -> None:
