@@ -94,6 +94,8 @@ class Marks:
     def result(self) -> Result:
         """From the end of the warm-up on."""
         measured = [mark for mark in self._marks if mark[0] >= WARM_UP_SHARE * self._events]
+        if len(measured) < 2:
+            raise SystemExit("all of it was one batch: more events are needed")
         (first, began, used), (last, ended, used_up) = measured[0], measured[-1]
         seconds = ended - began
         return Result((last - first) / seconds, seconds, (last - first) / (len(measured) - 1), used_up - used)
