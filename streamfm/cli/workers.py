@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 0.1
 MAX_BACKOFF_S = 30.0
+EXIT_INTERRUPTED = 130
 
 
 def supervise(arguments: Sequence[str], count: int) -> int:
@@ -38,7 +39,9 @@ def supervise(arguments: Sequence[str], count: int) -> int:
                 worker.look(may_restart=not forwarding.is_ending)
             if not forwarding.is_ending and any(worker.code for worker in workers):
                 forwarding.end(signal.SIGTERM)
-    return max((worker.code or 0 for worker in workers), default=0)
+    codes = [worker.code or 0 for worker in workers]
+    # A worker that was told to end before it had begun has lost nothing.
+    return max((code for code in codes if not (forwarding.is_ending and code == EXIT_INTERRUPTED)), default=0)
 
 
 class Worker:
