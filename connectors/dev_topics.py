@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import cast
 
 import confluent_kafka
@@ -41,7 +42,11 @@ def append(
         # Shorter waits than this are not kept to.
         if due_s > 0.005:
             time.sleep(due_s)
-        producer.produce(topic, value, key, on_delivery=told)
+        while True:
+            with suppress(BufferError):
+                producer.produce(topic, value, key, on_delivery=told)
+                break
+            producer.poll(0.1)
         producer.poll(0)
     if producer.flush(_FLUSH_S) or failures:
         raise StreamError(f"{topic}: events were not acknowledged: {failures[0] if failures else 'in time'}")

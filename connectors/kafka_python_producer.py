@@ -69,14 +69,16 @@ class KafkaPythonProducer:
     ) -> None:
         """See `Producer`."""
         send, pending, limit = self._producer.send, self._pending, self._settings.max_in_flight
+        given: object = None
         for record, value, names in zip(records, values, headers, strict=True):
             key, timestamp = record.key, record.timestamp
+            if names is not given:
+                # Events without headers of their own share one list.
+                given, plain = names, [(name, text or b"") for name, text in names]
             if value is None and key is None:
                 value = _NULL  # type: ignore[assignment]
-            if any(text is None for _, text in names):
-                names = [(name, text or b"") for name, text in names]
             try:
-                future = send(topic, value, key, names, None, timestamp if timestamp >= 0 else None)
+                future = send(topic, value, key, plain, None, timestamp if timestamp >= 0 else None)
             except KafkaError as error:
                 raise self._refused(record, topic, error) from error
             pending.append((future, record))
@@ -91,6 +93,9 @@ class KafkaPythonProducer:
         with suppress(KafkaTimeoutError, UnknownError):
             self._producer.flush(min(timeout_s, _SEND_OFF_S))
         while self._pending:
+            if self._pending[0][0].succeeded():
+                self._pending.popleft()
+                continue
             self._acknowledge(max(0.0, deadline_s - time.monotonic()))
 
     def _acknowledge(self, timeout_s: float) -> None:

@@ -55,11 +55,12 @@ class KafkaSink:
         if self._sent is None and settings.is_exactly_once:
             producer.begin()
         self._sent = self._sent.followed_by(checkpoint) if self._sent else checkpoint
+        own = list(answers.headers)
         producer.send(
             settings.output_topic,
             answers.records,
             answers.values,
-            ([*record.headers, *answers.headers] for record in answers.records),
+            ([*record.headers, *own] if record.headers else own for record in answers.records),
         )
         letters = answers.dead_letters
         if letters and settings.dead_letter_topic:

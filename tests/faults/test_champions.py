@@ -51,7 +51,7 @@ def spoil(registry: Registry, version: int) -> None:
 def served_by(stream: StreamUnderFault) -> Counter[int]:
     """How many scores each version has made."""
     scores = read_all(stream.cluster.bootstrap, stream.scores)
-    return Counter(int(dict(record.headers)["streamfm.version"]) for record in scores)
+    return Counter(int(dict(record.headers)["streamfm.model"].split(b"/")[1]) for record in scores)
 
 
 def test_fifty_champions(calm_cluster: Cluster, streams: Streams, counts: Counts, registry: Registry) -> None:

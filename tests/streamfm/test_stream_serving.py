@@ -74,7 +74,7 @@ def test_who_answers_stands_in_the_answer(registry: Registry, publish: Publish) 
     publish("ctr", alias="champion")
     models.refresh()
     answers = models.current().answer([Event("t", 0, 0, 0, None, b'{"user": "ann"}')], 0).answers
-    assert [("streamfm.model", b"ctr"), ("streamfm.version", b"2")] == list(answers.headers)
+    assert [("streamfm.model", b"ctr/2")] == list(answers.headers)
 
 
 def test_a_champion_that_is_refused_leaves_the_one_before(
