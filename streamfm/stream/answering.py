@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import compress, repeat
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 from streamfm.errors import StreamError
 from streamfm.scoring import Scorer
 from streamfm.stream.batch_scoring import BatchScorer, BatchScores, Clock
-from streamfm.stream.decoding import Decoded, JsonDecoder
+from streamfm.stream.decoding import MAX_MESSAGE, Decoded, Decoder, JsonDecoder, MakeDecoder
 from streamfm.stream.ports import Answers, DeadLetter, Header, Record
 from streamfm.stream.settings import StreamSettings
 
@@ -88,7 +89,15 @@ class Answering:
         shadow: The second one, or None.
     """
 
-    def __init__(self, scorer: Scorer, settings: StreamSettings, *, shadow: Scorer | None = None, clock: Clock) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        settings: StreamSettings,
+        *,
+        shadow: Scorer | None = None,
+        decoder: MakeDecoder = JsonDecoder,
+        clock: Clock = time.monotonic,
+    ) -> None:
         """Make what reads and writes; nothing is asked yet.
 
         Raises:
@@ -103,9 +112,13 @@ class Answering:
             )
         self.scorer, self.shadow = scorer, shadow
         self._clock = clock
-        self._decoder = JsonDecoder(scorer.spec, settings)
+        self._decoder = decoder(scorer.spec, settings)
         self._scoring = BatchScorer(scorer, clock, with_logit=settings.with_logit)
-        self._shadowing = None if shadow is None else _Shadow(shadow, self._decoder, settings, clock)
+        self._shadowing: _Shadow | None = None
+        if shadow is not None:
+            own = decoder(shadow.spec, replace(settings, event_id="", keep=()))
+            # With other inputs than the first model's, it reads the events for itself.
+            self._shadowing = _Shadow(shadow, None if own.inputs == self._decoder.inputs else own, settings, clock)
         self._writer = _Writer(scorer, shadow, settings)
 
     def answer(self, records: Sequence[Record], scored_at_ms: int) -> Answered:
@@ -144,12 +157,10 @@ class Answering:
 class _Shadow:
     """A second model that scores the same events and cannot hurt the first."""
 
-    def __init__(self, scorer: Scorer, first: JsonDecoder, settings: StreamSettings, clock: Clock) -> None:
+    def __init__(self, scorer: Scorer, decoder: Decoder | None, settings: StreamSettings, clock: Clock) -> None:
         self._clock = clock
         self._limit_s, self._pause_s = settings.shadow_limit_s, settings.shadow_pause_s
-        own = JsonDecoder(scorer.spec, replace(settings, event_id="", keep=()))
-        # With other inputs than the first model's, it reads the events for itself.
-        self._decoder = None if own.inputs == first.inputs else own
+        self._decoder = decoder
         self._scoring = BatchScorer(scorer, clock)
         self._paused_until = float("-inf")
         self._told = ""
@@ -236,7 +247,7 @@ def _scored_only(decoded: Decoded, found: BatchScores) -> tuple[Decoded, BatchSc
     """What is left when the events that have no score are dead letters."""
     is_scored = [place not in found.failures for place in range(len(decoded.records))]
     letters = [
-        DeadLetter(decoded.records[place], "not_scored", type(error).__name__, error.message)
+        DeadLetter(decoded.records[place], "not_scored", type(error).__name__, error.message[:MAX_MESSAGE])
         for place, error in found.failures.items()
     ]
     kept = Decoded(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from streamfm.encoder.values import to_array
 from streamfm.errors import DataError
 from streamfm.features import FeatureSpec
-from streamfm.scoring import Scorer
+from streamfm.scoring import NETWORK_ROWS, Scorer
 from streamfm.stream.decoding import uses_of
 
 Clock = Callable[[], float]
@@ -66,6 +66,10 @@ class BatchScorer:
         failures: dict[int, DataError] = {}
         columns_s = 0.0
         waiting = list(self._alike(values, rows))
+        if until < float("inf"):
+            # What runs cannot be stopped: the clock is looked at after each few rows.
+            waiting = [part[at : at + NETWORK_ROWS] for part in waiting for at in range(0, len(part), NETWORK_ROWS)]
+            waiting.reverse()
         while waiting:
             places = waiting.pop()
             began = self._clock()

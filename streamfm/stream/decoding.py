@@ -32,7 +32,7 @@ from streamfm.stream.settings import StreamSettings
 _JSON_TYPES: Mapping[str, type] = {"text": str, "integer": int, "real": float, "boolean": bool}
 _NULL = msgspec.Raw(b"null")
 _NO_LINE_ENDS = bytes.maketrans(b"\r\n", b"  ")
-_MAX_MESSAGE = 500
+MAX_MESSAGE = 500
 _TUPLES = 256
 """Events that are tuples at a time: few enough that the garbage collector does not look for them."""
 
@@ -57,7 +57,13 @@ class Decoded(NamedTuple):
 
 
 class Decoder(Protocol):
-    """Reads events, whatever they are written in."""
+    """Reads events, whatever they are written in.
+
+    Attributes:
+        inputs: The inputs that it reads, and how; two decoders with the same read them alike.
+    """
+
+    inputs: Mapping[str, Any]
 
     def decode(self, records: Sequence[Record]) -> Decoded:
         """The events of the records, in their order; never raises for what a record holds."""
@@ -73,6 +79,10 @@ def uses_of(spec: FeatureSpec) -> dict[str, frozenset[Use]]:
     return uses
 
 
+MakeDecoder = Callable[[FeatureSpec, StreamSettings], Decoder]
+"""Makes what reads the events of a specification."""
+
+
 class JsonDecoder:
     """Reads events that are JSON objects in UTF-8.
 
@@ -86,7 +96,9 @@ class JsonDecoder:
         Raises:
             StreamError: The event id is an input that can be neither a text nor an integer.
         """
-        self.inputs = {name: _json_type(spec.input(name), uses) for name, uses in uses_of(spec).items()}
+        self.inputs: Mapping[str, Any] = {
+            name: _json_type(spec.input(name), uses) for name, uses in uses_of(spec).items()
+        }
         self._event_id = settings.event_id
         self._max_bytes = settings.max_event_bytes
         self._kept = tuple(dict.fromkeys(name for name in (settings.event_id, *settings.keep) if name))
@@ -146,7 +158,7 @@ class JsonDecoder:
         # What msgspec says of a field ends with its path.
         is_of_field = isinstance(error, msgspec.ValidationError) and " - at `$" in str(error)
         reason = "wrong_type" if is_of_field else "not_json"
-        return DeadLetter(record, reason, type(error).__name__, str(error)[:_MAX_MESSAGE])
+        return DeadLetter(record, reason, type(error).__name__, str(error)[:MAX_MESSAGE])
 
 
 def _transposed(events: Sequence[msgspec.Struct], fields: Sequence[str]) -> dict[str, list[Any]]:

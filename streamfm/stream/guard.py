@@ -36,7 +36,8 @@ class DeadLetterGuard:
                 hint="--errors all sends such events to the dead-letter topic and goes on",
             )
         share, limit = self._dead_letters / max(self._events, 1), self._settings.max_dead_letter_share
-        if self._events >= self._settings.dead_letter_window and share > limit:
+        # Clean batches that leave the window raise the share, too; the next dead letter tells of it.
+        if dead_letters and self._events >= self._settings.dead_letter_window and share > limit:
             raise StreamError(
                 f"{self._dead_letters:,} of the latest {self._events:,} events cannot be scored, more than a share of "
                 f"{limit:g}; one of them: {described(dead_letters[0])}",

@@ -9,7 +9,9 @@ Each batch goes through five numbered steps:
     5 commit   where to go on; with exactly-once, together with what was sent
 
 and steps 1 and 2 of the next batch run while what was sent is under way: a turn is 1, 2, then 4 and 5 of the batch
-before, then 3. What is lost or done twice when the process dies between two steps:
+before, then 3. Where a batch would wait for more events, 4 and 5 of the one before come first.
+
+What is lost or done twice when the process dies between two steps:
 
     before 3        nothing was sent: the batch is read again
     3 to 4, 4 to 5  at-least-once: scores may be there and are made again; exactly-once: the transaction is aborted
@@ -139,22 +141,25 @@ class Stream:
         records, checkpoint = list(polled.records), polled.checkpoint
         if not records:
             return polled
-        first = self._clock()
+        until, filling = self._clock() + settings.linger_s, 0.0
         size = _bytes_of(records)
         while len(records) < settings.max_batch_records and size < settings.max_batch_bytes:
-            left = first + settings.linger_s - self._clock()
-            if left <= 0:
+            if self._clock() >= until:
                 break
-            more = self._source.poll(settings.max_batch_records - len(records), left)
+            # What was sent does not wait for what may come.
+            self._settle()
+            began = self._clock()
+            more = self._source.poll(settings.max_batch_records - len(records), max(0.0, until - began))
+            filling += self._clock() - began
             if not more.records:
                 continue
             if more.checkpoint.assignment != checkpoint.assignment:
                 # Nothing of the earlier assignment was sent; its records are read again by whoever has them now.
-                records, checkpoint = [], Checkpoint()
+                records, checkpoint, size = [], Checkpoint(), 0
             records += more.records
             checkpoint = checkpoint.followed_by(more.checkpoint)
             size += _bytes_of(more.records)
-        self.measures.took(fill=self._clock() - first)
+        self.measures.took(fill=filling)
         if checkpoint.assignment != self._assignment:
             self._assignment = checkpoint.assignment
             self.measures.rebalances += 1

@@ -12,12 +12,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from streamfm.errors import StreamFMError
 from streamfm.registry import current
 from streamfm.scoring import Precision, Scorer, load
 from streamfm.stream.answering import Answering
+from streamfm.stream.decoding import JsonDecoder, MakeDecoder
 from streamfm.stream.settings import StreamSettings
 
 logger = logging.getLogger(__name__)
@@ -97,6 +99,7 @@ class ServedModels:
         *,
         shadow: Reference | None = None,
         precision: Precision = "fp32",
+        decoder: MakeDecoder = JsonDecoder,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Load the model; a second one that cannot be loaded is left out until it can.
@@ -107,7 +110,7 @@ class ServedModels:
             StreamError: The settings do not go with the model.
         """
         self.swaps = 0
-        self._clock = clock
+        self._make = partial(Answering, decoder=decoder, clock=clock)
         self._champion = Followed(reference, precision, clock)
         self._shadow = None if shadow is None else Followed(shadow, precision, clock)
         scorer = self._champion.load()
@@ -115,7 +118,7 @@ class ServedModels:
             # Once for all versions: whoever reads the scores looks for it.
             settings = replace(settings, event_id=scorer.spec.event_id)
         self.settings = settings
-        self._answering = Answering(scorer, settings, clock=clock)
+        self._answering = self._make(scorer, settings)
         self._champion.accept(scorer)
         if self._shadow is not None:
             self._move(self._shadow, self._shadow.newer(first=True))
@@ -142,7 +145,7 @@ class ServedModels:
         serving = self._answering
         scorer, shadow = (loaded, serving.shadow) if followed is self._champion else (serving.scorer, loaded)
         try:
-            self._answering = Answering(scorer, self.settings, shadow=shadow, clock=self._clock)
+            self._answering = self._make(scorer, self.settings, shadow=shadow)
         except StreamFMError as error:
             followed.refuse(loaded.version, error)
             return False

@@ -11,8 +11,9 @@ import pytest
 from streamfm.errors import DisturbedError, StreamError
 from streamfm.scoring import load
 from streamfm.stream.answering import Answering
+from streamfm.stream.guard import DeadLetterGuard
 from streamfm.stream.loop import Stream
-from streamfm.stream.ports import Answers, Checkpoint, Event
+from streamfm.stream.ports import Answers, Checkpoint, DeadLetter, Event, Polled
 from streamfm.stream.settings import StreamSettings
 from streamfm.testing import FakeClock, ListSink, ListSource
 from streamfm.testing.streams import Disturbance, Entry, Failure, Fault, Rebalance, Silence, events_of
@@ -155,6 +156,28 @@ def test_the_next_batch_is_polled_and_answered_while_one_is_under_way() -> None:
     assert expected == steps
 
 
+def test_what_was_sent_is_committed_before_a_batch_waits_for_more(  # else a transaction would stay open meanwhile
+) -> None:
+    setup = Setup(
+        [*numbered(0), Silence(0.001), *numbered(1), Silence(5.0), *numbered(2)], linger_s=15.0, exactly_once=True
+    )
+    committed: list[dict[tuple[str, int], int]] = []
+    poll = setup.source.poll
+
+    def polling(max_records: int, timeout_s: float) -> Polled:
+        if timeout_s > 1.0:
+            committed.append(dict(setup.source.committed))
+        return poll(max_records, timeout_s)
+
+    setup.source.poll = polling  # type: ignore[method-assign]
+    setup.stream.turn()
+    setup.source.append(("events", 0), *numbered(3), Silence(5.0), *numbered(4))
+    setup.run()
+    assert [0, 1, 2, 3, 4] == setup.ids()
+    # Whoever waited with events in hand had nothing else open.
+    assert {("events", 0): 3} in committed
+
+
 def test_nothing_waits_for_more_events_with_a_batch_under_way() -> None:
     setup = Setup(numbered(0), endless=True, idle_s=60.0, linger_s=0.0)
     for _ in range(2):
@@ -273,6 +296,16 @@ def test_too_large_a_share_of_dead_letters_stops_the_stream() -> None:
     # 4 of the first 10 are tolerated; the one that is too much is not sent, and will be read again.
     assert (6, 4) == (len(setup.sink.values), len(setup.sink.dead_letters))
     assert {("events", 0): 10} == setup.source.committed
+
+
+def test_a_share_that_rises_as_clean_batches_leave_the_window_waits_for_the_next_dead_letter() -> None:
+    guard = DeadLetterGuard(StreamSettings())
+    letter = DeadLetter(numbered(0)[0], "not_json", "DecodeError", "expected {")
+    guard.check(999, [])
+    guard.check(600, [letter] * 600)
+    guard.check(400, [])
+    with pytest.raises(StreamError, match=r"601 of the latest 1,001 events"):
+        guard.check(1, [letter])
 
 
 def test_few_events_stop_nothing() -> None:
