@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import streamfm
-from streamfm.cli import main
+from streamfm.cli import cli, main, stream_parts
 from streamfm.data import encode_dataset, fit_vocabularies
 from streamfm.encoder import Encoder
 from streamfm.features import FeatureSpec, Input
@@ -45,7 +45,7 @@ RUN = {
     "CONTRIBUTING.md": {"sh"},
 }
 NEEDS_KAFKA = "-b localhost:9092"
-"""Commands that have it are run on a Kafka by tests/connectors and tests/faults."""
+"""Commands that have it are not run: there is no Kafka at that address. That they can be understood is tested."""
 # Commands of these pages that are not run here, and why.
 NOT_RUN = {
     "make demo": "installs, and trains for a minute; tests/streamfm/cli/test_demo.py has it with fewer events",
@@ -195,6 +195,18 @@ def test_the_commands_of_the_page_about_streams_that_need_no_kafka_run(in_shop: 
     assert ["streamfm stream models/ctr@champion --in events.jsonl --out scores.jsonl"] == ran
     # README.md has run it: this is its next run, which finds nothing left to do.
     assert "" == _streamfm(ran[0])
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/streaming.md"])
+def test_the_commands_that_need_a_kafka_can_be_understood(name: str) -> None:
+    found = [command for command in commands(name) if NEEDS_KAFKA in command]
+    assert 2 <= len(found)
+    for command in found:
+        _, subcommand, *arguments = shlex.split(command)
+        with cli.commands[subcommand].make_context(subcommand, arguments) as context:
+            given = {**context.params, "slot": None}
+            assert "localhost:9092" == stream_parts.kafka(given).bootstrap_servers
+            assert stream_parts.settings(given) is not None
 
 
 def test_the_event_of_the_page_about_streams_becomes_the_score_beside_it() -> None:

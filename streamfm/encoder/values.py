@@ -29,7 +29,7 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _FIRST_DAY = dt.date(1970, 1, 1).toordinal()
 _MICROSECOND = dt.timedelta(microseconds=1)
 _WIDE_INTEGERS = (pa.decimal128(38, 0), pa.decimal256(76, 0))
-_EXACT_IN_DOUBLE = 2**53
+EXACT_IN_DOUBLE = 2**53
 _NUMBERS = (int, float, np.number)
 _ALIKE = {bool, float, Decimal, dt.date, np.bool_, np.float16, np.float32, np.float64}
 """Types of which values have the same texts together as alone."""
@@ -83,7 +83,7 @@ def _are_exact(values: Sequence[Any], item: Input) -> bool:
     """Whether a float64 holds each integer among the values, or the lists' elements, as it is."""
     if item.is_list:
         values = [element for value in values if value is not None for element in value]
-    return all(type(value) is not int or abs(value) <= _EXACT_IN_DOUBLE for value in values)
+    return all(type(value) is not int or abs(value) <= EXACT_IN_DOUBLE for value in values)
 
 
 def _mixed(values: Sequence[Any], item: Input) -> pa.Array:

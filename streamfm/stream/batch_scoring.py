@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streamfm.encoder.values import to_array
+from streamfm.encoder.values import EXACT_IN_DOUBLE, to_array
 from streamfm.errors import DataError
 from streamfm.features import FeatureSpec
 from streamfm.scoring import NETWORK_ROWS, Scorer
@@ -22,8 +22,6 @@ from streamfm.stream.decoding import uses_of
 Clock = Callable[[], float]
 Places = Sequence[int]
 Values = Mapping[str, Sequence[Any]]
-
-_EXACT_IN_DOUBLE = 2**53
 
 
 class BatchScores(NamedTuple):
@@ -142,7 +140,7 @@ def _kind(value: Any) -> Any:
     if isinstance(value, list):
         return frozenset(map(_kind, value)) - {None}
     # An integer that no double holds makes texts of the floats beside it.
-    return int if isinstance(value, int) and abs(value) > _EXACT_IN_DOUBLE else float
+    return int if isinstance(value, int) and abs(value) > EXACT_IN_DOUBLE else float
 
 
 def _at(values: Values, places: Places) -> Values:

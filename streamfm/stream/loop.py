@@ -30,14 +30,13 @@ from typing import NamedTuple, Protocol
 
 from streamfm.errors import DisturbedError, StreamError
 from streamfm.stream.answering import Answered, Answering
+from streamfm.stream.batch_scoring import Clock
 from streamfm.stream.guard import DeadLetterGuard
 from streamfm.stream.measures import Measures
 from streamfm.stream.ports import Checkpoint, Polled, Record, Sink, Source
 from streamfm.stream.settings import StreamSettings
 
 logger = logging.getLogger(__name__)
-
-Clock = Callable[[], float]
 
 
 class Models(Protocol):

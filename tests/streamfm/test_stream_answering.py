@@ -531,3 +531,11 @@ def test_a_shadow_stops_searching_for_culprits_when_its_time_is_over(scorer: Sco
     assert len(answered.scores) == 64
     assert answered.shadow.scored + answered.shadow.failed == 64
     assert 0 < answered.shadow.scored < 32
+
+
+def test_a_shadow_that_takes_long_for_a_few_rows_is_not_asked_for_the_rest(scorer: Scorer, other: Scorer) -> None:
+    asked = answering(scorer, shadow=other, clock=ticking(0.1), shadow_limit_s=0.45)
+    answered = asked.answer(records_of([{"user": "ann"}] * 1_024), 0)
+    assert 1_024 == len(answered.scores)
+    assert answered.shadow.scored in (256, 512)
+    assert 1_024 == answered.shadow.scored + answered.shadow.failed

@@ -162,7 +162,9 @@ class StreamUnderFault:
             self._load.end()
         count = len(read_all(self.cluster.bootstrap, self.events, "read_uncommitted"))
         wait_for(
-            lambda: self.check_alive() and self.committed() >= count, self.told("everything is committed"), limit_s
+            lambda: self.check_alive() and (self.committed() or 0) >= count,
+            lambda: self.told("everything is committed"),
+            limit_s,
         )
         self.stop()
 
