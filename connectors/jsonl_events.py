@@ -13,7 +13,8 @@ has no key, no timestamp and no headers. Empty lines are none. What a crash at a
     anything to a pipe  nothing is remembered: every run reads its input from the beginning, and a line that was
                         written may or may not have been read.
 
-The next run tells another input from a grown one: by its path, and by what stands right before the place reached.
+The next run tells another input from a grown one: by its path, and by what stands right before the place reached. An
+output of another path that holds something is refused.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from connectors.jsonl_files import STANDARD, Input, Output, Progress, told
+from connectors.jsonl_files import STANDARD, Input, Output, told
+from connectors.jsonl_progress import Progress, resumption
 from streamfm.errors import StreamError
 from streamfm.stream.ports import Answers, Checkpoint, DeadLetter, Event, Partition, Polled
 
@@ -54,11 +56,6 @@ class JsonLinesSource:
         self._committed = 0
         self._lines = 0
         self._begin = 0
-
-    @property
-    def identity(self) -> str:
-        """What a progress file calls it."""
-        return str(Path(self.input.name).resolve()) if self.input.is_plain else STANDARD
 
     def poll(self, max_records: int, timeout_s: float) -> Polled:
         """See `Source`.
@@ -136,11 +133,11 @@ class JsonLinesSink:
         """
         self._source = source
         _refuse_one_file(source.input.name, path, dead_letters)
-        self._outputs: dict[str, Output] = {}
+        self._outputs: list[Output] = []
         try:
-            self._outputs["scores"] = Output(path, standard=1)
-            self._outputs["dead_letters"] = Output(dead_letters, standard=2)
-            self._progress = Path(f"{path}.progress") if self._outputs["scores"].is_plain else None
+            self._outputs.append(Output(path, standard=1))
+            self._outputs.append(Output(dead_letters, standard=2))
+            self._progress = Path(f"{path}.progress") if self._outputs[0].is_plain else None
             self._resume()
         except BaseException:
             self.close(0)
@@ -157,8 +154,9 @@ class JsonLinesSink:
             StreamError: The disk is full, or the system's error.
         """
         self._sent = checkpoint
-        self._outputs["scores"].write(b"".join(value + b"\n" for value in answers.values))
-        self._outputs["dead_letters"].write(b"".join(map(_dead_line, answers.dead_letters)))
+        scores, dead_letters = self._outputs
+        scores.write(b"".join(value + b"\n" for value in answers.values))
+        dead_letters.write(b"".join(map(_dead_line, answers.dead_letters)))
 
     def flush(self) -> None:
         """See `Sink`.
@@ -166,7 +164,7 @@ class JsonLinesSink:
         Raises:
             StreamError: The disk is full, or the system's error.
         """
-        for output in self._outputs.values():
+        for output in self._outputs:
             output.sync()
         self._durable, self._sent, self._flushed = self._sent or self._durable, None, self._sizes()
 
@@ -179,56 +177,39 @@ class JsonLinesSink:
         if self._durable is None:
             return
         if self._progress is not None:
-            offset = self._durable.positions[self._source.input.name, 0]
-            digest = self._source.input.digest(offset) if self._source.input.is_plain else ""
-            Progress(self._source.identity, offset, digest, self._flushed).write(self._progress)
+            events = self._source.input
+            offset = self._durable.positions[events.name, 0]
+            digest = events.digest(offset) if events.is_plain else ""
+            Progress(events.identity, offset, digest, self._flushed).write(self._progress)
         self._source.committed(self._durable)
         self._committed, self._durable = self._flushed, None
 
     def abandon(self) -> None:
         """See `Sink`; what a pipe has cannot be taken back."""
         self._sent = self._durable = None
-        for name, output in self._outputs.items():
+        for output in self._outputs:
             # What stays there now, the next run cuts.
             with suppress(StreamError):
-                output.cut(self._committed[name])
+                output.cut(self._committed.get(output.identity, 0))
 
     def close(self, timeout_s: float) -> None:
         """See `Sink`."""
-        for output in self._outputs.values():
+        for output in self._outputs:
             output.close()
 
     def _sizes(self) -> dict[str, int]:
-        return {name: output.size if output.is_plain else 0 for name, output in self._outputs.items()}
+        return {output.identity: output.size for output in self._outputs if output.is_plain}
 
     def _resume(self) -> None:
         """Cut the outputs back to what is done, and let the source go on from there."""
         if self._progress is None:
             return
-        done = Progress.read(self._progress)
-        if done is None:
-            done = Progress(self._source.identity, 0, "", dict.fromkeys(self._outputs, 0))
-            self._require_empty()
         source = self._source
-        if done.source != source.identity:
-            raise StreamError(
-                f"{self._progress}: is of a run over {done.source}, and this one is over {source.identity}",
-                hint="choose another output for another input",
-            )
-        if source.input.is_plain and done.offset:
-            _require_same(source.input, done)
-        for name, output in self._outputs.items():
-            output.cut(done.outputs.get(name, 0))
+        done = resumption(self._progress, source.input, self._sizes())
+        for output in self._outputs:
+            output.cut(done.outputs.get(output.identity, 0))
         if source.input.is_plain:
             source.begin_at(done.offset)
-
-    def _require_empty(self) -> None:
-        for output in self._outputs.values():
-            if output.is_plain and output.size:
-                raise StreamError(
-                    f"{output.name}: holds {output.size:,} bytes, and {self._progress} is not there to tell whose",
-                    hint="choose another output, or remove it",
-                )
 
 
 def open_json_lines(
@@ -239,16 +220,13 @@ def open_json_lines(
     Args:
         source: A file, a pipe, or ``-`` for standard input.
         scores: A file, a pipe, or ``-`` for standard output.
-        dead_letters: A file, a pipe, or ``-`` for standard error. None: beside the input with `.dead-letters`; without
-            an input file beside the scores; else standard error.
+        dead_letters: A file, a pipe, or ``-`` for standard error. None: see `default_dead_letters`.
         follow: Wait at the end of the input for what is appended to it.
 
     Raises:
         StreamError: One of them is not there, cannot be used, or does not go with an earlier run into these outputs.
     """
-    if dead_letters is None:
-        beside = next((path for path in (source, scores) if path != STANDARD), None)
-        dead_letters = STANDARD if beside is None else f"{beside}.dead-letters"
+    dead_letters = dead_letters or default_dead_letters(source, scores)
     lines = JsonLinesSource(source, follow=follow)
     try:
         return lines, JsonLinesSink(lines, scores, dead_letters)
@@ -257,19 +235,13 @@ def open_json_lines(
         raise
 
 
-def _require_same(source: Input, done: Progress) -> None:
-    """See that a file is the one of an earlier run, which may have grown.
-
-    Raises:
-        StreamError: It is shorter, or another.
-    """
-    hint = "bring the input back, or remove the outputs with their .progress file to begin anew"
-    size = source.unread_bytes()
-    if size < done.offset:
-        raise StreamError(f"{source.name}: has {size:,} bytes, and {done.offset:,} were scored: it was cut", hint=hint)
-    if source.digest(done.offset) != done.digest:
-        message = f"{source.name}: is not the file of which {done.offset:,} bytes were scored, or was changed"
-        raise StreamError(message, hint=hint)
+def default_dead_letters(source: str, scores: str) -> str:
+    """Beside the scores, with `.dead-letters`; where those are no file, beside the input; else standard error."""
+    for path in (scores, source):
+        # Two runs over one input have their own, since what one has not committed, its next run cuts.
+        if path != STANDARD and (Path(path).is_file() or not Path(path).exists()):
+            return f"{path}.dead-letters"
+    return STANDARD
 
 
 def _refuse_one_file(*paths: str) -> None:

@@ -1,15 +1,14 @@
-"""The files below the JSON lines adapter: lines and their places, outputs that can be cut back, a run's progress."""
+"""The files below the JSON lines adapter: lines and their places, outputs that can be cut back."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import select
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +21,6 @@ MAX_LINE_BYTES = 64 << 20
 
 _READ_BYTES = 1 << 20
 _TAIL_BYTES = 4096
-_PROGRESS_BYTES = 1 << 16
 
 
 class Line(NamedTuple):
@@ -39,6 +37,7 @@ class Input:
     Attributes:
         name: As it was given.
         is_plain: Whether it is a file, which can be read again.
+        identity: What a progress file calls it.
         position: Where the next line begins.
     """
 
@@ -52,6 +51,7 @@ class Input:
         with told(path):
             self._file = sys.stdin.fileno() if path == STANDARD else os.open(path, os.O_RDONLY)
         self.is_plain = path != STANDARD and stat.S_ISREG(os.fstat(self._file).st_mode)
+        self.identity = str(Path(path).resolve()) if self.is_plain else STANDARD
         self.position = 0
         self._buffer = b""
         self._at_end = False
@@ -167,6 +167,7 @@ class Output:
         name: As it was given.
         is_plain: Whether it is a file.
         size: Bytes written, of a file with what it held before.
+        identity: What a progress file calls it.
     """
 
     def __init__(self, path: str, *, standard: int) -> None:
@@ -187,6 +188,7 @@ class Output:
             if is_new:
                 files.fsync_folder(Path(path).parent)
         self.size = 0
+        self.identity = str(Path(path).resolve())
         if self.is_plain:
             self._lock()
             self.size = os.fstat(self._file).st_size
@@ -222,12 +224,8 @@ class Output:
         if not self.is_plain:
             return
         with told(self.name):
-            held = os.fstat(self._file).st_size
-            if held < size:
-                raise StreamError(
-                    f"{self.name}: has {held:,} bytes, expected {size:,} or more: it was changed since the last run",
-                    hint="bring it back, or remove it with its .progress file to begin anew",
-                )
+            if os.fstat(self._file).st_size < size:
+                raise StreamError(f"{self.name}: has fewer than {size:,} bytes: it was cut by somebody else")
             os.ftruncate(self._file, size)
         self.size = size
 
@@ -258,52 +256,6 @@ class Output:
                 return 0
         self.size += written
         return written
-
-
-class Progress(NamedTuple):
-    """How far a run has come, as its progress file tells.
-
-    Attributes:
-        source: The input's absolute path; ``-`` for what cannot be read again.
-        offset: Where the next line begins.
-        digest: Of what stands right before it, see `Input.digest`.
-        outputs: Bytes of each output that belong to it, by its part in the run.
-    """
-
-    source: str
-    offset: int
-    digest: str
-    outputs: Mapping[str, int]
-
-    def write(self, path: Path) -> None:
-        """Put it in place of what was there, on the disk.
-
-        Raises:
-            StreamError: The disk is full, or the system's error.
-        """
-        with told(str(path)):
-            files.replace_file(path, (json.dumps(self._asdict(), indent=2) + "\n").encode())
-
-    @classmethod
-    def read(cls, path: Path) -> Progress | None:
-        """What a file tells; None where there is none.
-
-        Raises:
-            StreamError: It is no progress file.
-        """
-        try:
-            with told(str(path)):
-                found = cls(**json.loads(files.read_plain(path, limit=_PROGRESS_BYTES)))
-                numbers = (found.offset, *found.outputs.values())
-                if all(type(number) is int and number >= 0 for number in numbers):
-                    return found
-        except StreamError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                return None
-            raise
-        except (ValueError, TypeError, AttributeError):
-            pass
-        raise StreamError(f"{path}: is not what a run has written", hint="remove it with the outputs to begin anew")
 
 
 @contextmanager

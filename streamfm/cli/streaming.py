@@ -42,7 +42,7 @@ TIME_LIMITS = {
 @configurable("--out", "target", required=True, help="The topic of the scores; without brokers a file, or -.")
 @configurable(
     "--dead-letters",
-    help="The topic, or file, of what cannot be scored. [default: the input's, with .dead-letters]",
+    help="The topic, or file, of what cannot be scored. [default: that of --in, of a file --out, with .dead-letters]",
 )
 @config_option()
 @configurable(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.jsonl_events import JsonLinesSink, JsonLinesSource, open_json_lines
+from connectors.jsonl_events import JsonLinesSink, JsonLinesSource, default_dead_letters, open_json_lines
 from streamfm.errors import StreamError
 from streamfm.stream.ports import Answers, DeadLetter, Polled
 
@@ -162,7 +162,7 @@ def test_another_input_is_refused_by_the_next_run(folder: Folder, content: bytes
 def test_outputs_that_are_not_of_this_run_are_refused(folder: Folder) -> None:
     folder.events.write_bytes(b"a\n")
     folder.scores.write_bytes(b"precious\n")
-    with pytest.raises(StreamError, match=r"holds 9 bytes, and .*progress is not there"):
+    with pytest.raises(StreamError, match=r"holds 9 bytes, and .*progress does not tell whose"):
         folder.run()
     assert b"precious\n" == folder.scores.read_bytes()
 
@@ -175,6 +175,26 @@ def test_outputs_that_are_not_of_this_run_are_refused(folder: Folder) -> None:
     folder.progress.write_text("{}")
     with pytest.raises(StreamError, match="is not what a run has written"):
         folder.run()
+
+
+def test_another_file_of_dead_letters_is_not_cut(folder: Folder) -> None:
+    folder.events.write_bytes(b"a\n")
+    folder.run()
+    folder.dead = folder.dead.with_name("precious.jsonl")
+    folder.dead.write_bytes(b"precious\n")
+    with pytest.raises(StreamError, match=r"precious.jsonl: holds 9 bytes, and .*progress does not tell whose"):
+        folder.run()
+    assert b"precious\n" == folder.dead.read_bytes()
+
+
+def test_two_outputs_over_one_input_have_their_own_dead_letters(folder: Folder) -> None:
+    def default(scores: str) -> str:
+        return default_dead_letters(str(folder.events), scores)
+
+    folder.events.write_bytes(b"a\n")
+    assert str(folder.scores) + ".dead-letters" == default(str(folder.scores))
+    assert str(folder.events) + ".dead-letters" == default("-") == default("/dev/null")
+    assert "-" == default_dead_letters("-", "-")
 
 
 def test_one_file_has_one_use_and_one_writer(folder: Folder) -> None:
