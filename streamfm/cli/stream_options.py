@@ -6,11 +6,12 @@ The command line goes before the environment, that before the file, that before 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from streamfm.cli.commands import Decorator, option
 from streamfm.features.checks import hint_at
@@ -56,6 +57,17 @@ def config_option() -> Decorator:
         callback=_read,
         help="A TOML file with any of these options, as max_lag = 1000; tables [kafka] for the client's.",
     )
+
+
+def refuse_idle(context: click.Context, names: Collection[str], reason: str) -> None:
+    """Refuse options that would do nothing.
+
+    Raises:
+        UsageError: One of them was given, in any of the places; names it.
+    """
+    for parameter in context.command.params:
+        if parameter.name in names and context.get_parameter_source(parameter.name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"{max(parameter.opts, key=len)} does nothing {reason}", context)
 
 
 def _read(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:

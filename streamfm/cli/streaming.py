@@ -13,7 +13,17 @@ from streamfm.cli.commands import Command, argument, option
 from streamfm.cli.console import say
 from streamfm.cli.stream_logs import LOG_FORMATS, write_logs
 from streamfm.cli.stream_operation import Operation
-from streamfm.cli.stream_options import PREFIX, address, config_option, configurable, each, names, pairs, setting
+from streamfm.cli.stream_options import (
+    PREFIX,
+    address,
+    config_option,
+    configurable,
+    each,
+    names,
+    pairs,
+    refuse_idle,
+    setting,
+)
 from streamfm.cli.workers import follow_parent, supervise
 from streamfm.stream.settings import StreamSettings
 
@@ -30,6 +40,15 @@ TIME_LIMITS = {
     "max_poll_interval_s": "A worker that takes longer for a batch loses its partitions, too.",
     "watchdog_s": "Without progress for so long, the client is built anew.",
 }
+
+
+# What means nothing without brokers, and with them.
+OF_KAFKA = {
+    *("group", "guarantee", "client", "options", "instance", "static_membership", "max_in_flight"),
+    *TIME_LIMITS,
+    *("start", "stop", "until_end", "workers"),
+}
+OF_FILES = {"follow"}
 
 
 @click.command(cls=Command, short_help="Score events as they happen: Kafka topics, or JSON lines.")
@@ -188,6 +207,11 @@ def stream(**given: Any) -> int:
       tail -f events.jsonl | streamfm stream models/ctr@champion --in - --out -
       streamfm stream --config stream.toml
     """
+    context = click.get_current_context()
+    if given["bootstrap_servers"]:
+        refuse_idle(context, OF_FILES, "with --bootstrap-servers: a topic is waited at")
+    else:
+        refuse_idle(context, OF_KAFKA, "with JSON lines: it is Kafka's, and needs --bootstrap-servers")
     # Everything else takes long to import, and the help should not.
     if given["workers"] > 1 and given["slot"] is None and not given["check"]:
         return supervise(sys.argv[1:], given["workers"])

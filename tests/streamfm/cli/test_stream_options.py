@@ -13,7 +13,7 @@ import pytest
 from connectors.kafka_settings import KafkaSettings
 from streamfm.cli import stream_parts
 from streamfm.cli.stream_operation import Operation
-from streamfm.cli.streaming import stream
+from streamfm.cli.streaming import OF_KAFKA, stream
 from streamfm.stream.settings import StreamSettings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -109,6 +109,31 @@ def test_an_address_may_be_a_port(text: str, address: tuple[str, int]) -> None:
 def test_an_address_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(click.BadParameter, match="expected HOST:PORT or PORT"):
         parse(*LEAST, "--http", text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--workers", "2"), "--workers does nothing with JSON lines"),
+        (("--guarantee", "exactly-once"), "--guarantee does nothing with JSON lines"),
+        (("--from", "latest"), "--from does nothing with JSON lines"),
+        (("--to", "9"), "--to does nothing with JSON lines"),
+        (("--until-end",), "--until-end does nothing with JSON lines"),
+        (("--kafka", "acks=all"), "--kafka does nothing with JSON lines"),
+        (("--watchdog-s", "9"), "--watchdog-s does nothing with JSON lines"),
+        ("max_in_flight = 9", "--max-in-flight does nothing with JSON lines"),
+        (("-b", "b:1", "--follow"), "--follow does nothing with --bootstrap-servers"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(arguments: Any, said: str, config) -> None:
+    more = config(arguments) if isinstance(arguments, str) else arguments
+    with stream.make_context("stream", [*LEAST, *more]) as context, pytest.raises(click.UsageError, match=said):
+        stream.invoke(context)
+
+
+def test_each_setting_of_kafka_is_of_kafka_alone() -> None:
+    of_both = {"bootstrap_servers", "input_topics", "output_topic", "dead_letter_topic", "group_id", "worker_slot"}
+    assert set(KafkaSettings.__dataclass_fields__) - of_both <= OF_KAFKA
 
 
 def test_options_make_the_settings() -> None:
