@@ -119,23 +119,24 @@ class ConfluentConsumer:
     def _on_revoke(self, _: object, partitions: object) -> None:
         if self._is_closing:
             return
+        deadline_s = time.monotonic() + self._settings.revoke_deadline_s
         positions = self._revocation.revoke()
         if positions:
             try:
-                self._commit_here(positions)
+                self._commit_here(positions, max(0.0, deadline_s - time.monotonic()))
             except StreamError as error:
                 self._revocation.revoked(error)
             else:
                 self._revocation.revoked(None)
         self._leave()
 
-    def _commit_here(self, positions: Positions) -> None:
+    def _commit_here(self, positions: Positions, timeout_s: float) -> None:
         """As `commit`, inside a call of librdkafka: waiting for another thread's call there would not end."""
         doing = "committing offsets"
         with translating(doing, self._reports):
             self._consumer.commit(offsets=_places(positions), asynchronous=True)
         # On one connection it is answered after the commit; and this call has a limit.
-        if self._committed(list(positions), self._settings.revoke_deadline_s) != positions:
+        if self._committed(list(positions), timeout_s) != positions:
             raise DisturbedError(f"{doing}: they are not committed")
 
     def _on_lost(self, _: object, partitions: object) -> None:

@@ -40,13 +40,17 @@ MENDS: Mapping[int, str] = {
 }
 """What to do about the errors, by Kafka's codes, that no second try mends."""
 
-FENCED = frozenset((47, 90))
-_FENCED_HINT = (
-    "another worker runs with the same group_id, instance and worker_slot, or a batch took longer than "
-    "transaction_timeout_s"
+_FENCED = frozenset((47, 90))
+FENCED_HINT = (
+    "another worker runs with the same group_id, instance and worker_slot: give each a slot of its own; "
+    "or batches take longer than transaction_timeout_s"
 )
 
 _Result = TypeVar("_Result")
+
+
+class FencedError(DisturbedError):
+    """Another producer has taken the transactional id, or the broker has ended the transaction for its age."""
 
 
 def stream_error(doing: str, code: int | None, text: str) -> StreamError:
@@ -59,7 +63,9 @@ def stream_error(doing: str, code: int | None, text: str) -> StreamError:
     """
     if code is not None and code in MENDS:
         return StreamError(f"{doing}: {text}", hint=MENDS[code])
-    return DisturbedError(f"{doing}: {text}", hint=_FENCED_HINT if code in FENCED else None)
+    if code in _FENCED:
+        return FencedError(f"{doing}: {text}", hint=FENCED_HINT)
+    return DisturbedError(f"{doing}: {text}")
 
 
 def bounded(doing: str, limit_s: float, call: Callable[[], _Result]) -> _Result:

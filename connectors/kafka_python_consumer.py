@@ -26,7 +26,8 @@ class KafkaPythonConsumer:
         """Subscribe."""
         self._consumer, self._settings = consumer, settings
         self._timeout_ms = round(settings.request_timeout_s * 1000)
-        consumer.subscribe(list(settings.input_topics), listener=_Listener(consumer, revocation))
+        self._listener = _Listener(consumer, revocation)
+        consumer.subscribe(list(settings.input_topics), listener=self._listener)
 
     def poll(self, max_records: int, timeout_s: float) -> Sequence[Record]:
         """See `Consumer`."""
@@ -123,7 +124,10 @@ class KafkaPythonConsumer:
 
     def close(self, timeout_s: float) -> None:
         """See `Consumer`."""
+        # What it calls in the background, beside the loop, is of no consequence any more.
+        self._listener.is_silent = timeout_s <= 0
         self.discard(self._consumer, timeout_s)
+        self._listener.is_silent = True
 
     @staticmethod
     def discard(consumer: Any, timeout_s: float = 0.0) -> None:
@@ -140,8 +144,11 @@ class _Listener(kafka.AsyncConsumerRebalanceListener):  # type: ignore[misc]
 
     def __init__(self, consumer: Any, revocation: Revocation) -> None:
         self._consumer, self._revocation = consumer, revocation
+        self.is_silent = False
 
     async def on_partitions_revoked(self, revoked: object) -> None:
+        if self.is_silent:
+            return
         positions = self._revocation.revoke()
         if not positions:
             return
@@ -156,7 +163,8 @@ class _Listener(kafka.AsyncConsumerRebalanceListener):  # type: ignore[misc]
         """Nothing: the membership has changed, and the source goes to what is committed."""
 
     async def on_partitions_lost(self, lost: object) -> None:
-        self._revocation.lose()
+        if not self.is_silent:
+            self._revocation.lose()
 
 
 def _offsets(positions: Positions) -> dict[Any, Any]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from connectors.connect_headers import error_headers
 from connectors.kafka_client import Client, Producer
+from connectors.kafka_errors import FENCED_HINT, FencedError
 from connectors.kafka_group import Group
 from connectors.kafka_settings import KafkaSettings
 from streamfm.errors import DisturbedError, StreamError
 from streamfm.stream.ports import Answers, Checkpoint, DeadLetter, Positions
 
 logger = logging.getLogger(__name__)
+
+_FENCINGS = 5
+_APART_COMMITS = 100
 
 
 class KafkaSink:
@@ -25,8 +30,11 @@ class KafkaSink:
         """Connect; `prepare` opens the producer."""
         self._settings, self._client, self._group = settings, client, group
         self._producer: Producer | None = None
+        # Of a transaction that is not ended; the next producer ends it, or `close`.
+        self._abandoned: Producer | None = None
         self._sent: Checkpoint | None = None
-        self._failure = ""
+        self._failure: StreamError | None = None
+        self._fencings = self._commits_since = 0
 
     def prepare(self) -> None:
         """Open a producer, if there is none. With transactions, it ends the one that a predecessor left open.
@@ -36,6 +44,9 @@ class KafkaSink:
         """
         if self._producer is None:
             self._producer = self._client.open_producer()
+            if self._abandoned is not None:
+                self._abandoned.close(0.0)
+                self._abandoned = None
 
     def send(self, answers: Answers, checkpoint: Checkpoint) -> None:
         """See `Sink`."""
@@ -46,7 +57,7 @@ class KafkaSink:
         try:
             self._send(answers, checkpoint)
         except StreamError as error:
-            self._failure = error.message
+            self._fail(error)
             raise
 
     def _send(self, answers: Answers, checkpoint: Checkpoint) -> None:
@@ -87,6 +98,7 @@ class KafkaSink:
         else:
             self._group.commit(self._sent)
         self._sent = None
+        self._commits_since += 1
 
     def _attempt(self, limit_s: float, *, commit: bool) -> None:
         """Flush, or commit the transaction; after any error the producer is not used again."""
@@ -99,40 +111,58 @@ class KafkaSink:
             else:
                 self._producer.flush(limit_s)
         except StreamError as error:
-            self._failure = error.message
+            self._fail(error)
             raise
+
+    def _fail(self, error: StreamError) -> None:
+        """Remember it. Two workers of one name would take it from each other for ever: the one that lost it first ends.
+
+        One fencing may come from a predecessor whose request was under way for long, or from a slow batch.
+        """
+        self._failure = error
+        if not isinstance(error, FencedError):
+            return
+        self._fencings = self._fencings + 1 if self._commits_since < _APART_COMMITS else 1
+        self._commits_since = 0
+        if self._fencings >= _FENCINGS:
+            raise StreamError(f"locked out {self._fencings} times in short order: {error.message}", hint=FENCED_HINT)
 
     def _raise_failure(self) -> None:
         if self._failure:
-            raise DisturbedError(self._failure)
+            raise DisturbedError(self._failure.message, hint=self._failure.hint)
 
     def abandon(self) -> None:
-        """See `Sink`. The producer goes, with what it has not sent; the next one ends its transaction."""
+        """See `Sink`. The producer goes, with what it has not sent."""
         if self._producer is not None and (self._sent is not None or self._failure):
-            self._producer.close(0.0)
+            if self._settings.is_exactly_once:
+                self._abandoned = self._producer
+            else:
+                self._producer.close(0.0)
             self._producer = None
-        self._sent, self._failure = None, ""
+        self._sent, self._failure = None, None
 
     def close(self, timeout_s: float) -> None:
         """See `Sink`. An open transaction is aborted, so that no reader waits for its time-out."""
-        producer, self._producer = self._producer, None
+        producer = self._producer or self._abandoned
+        is_open = self._sent is not None or producer is self._abandoned
+        self._producer, self._abandoned, self._sent = None, None, None
         if producer is None:
             return
-        if self._sent is not None and self._settings.is_exactly_once:
+        if is_open and self._settings.is_exactly_once:
             producer.abort(timeout_s)
-        self._sent = None
         producer.close(timeout_s)
 
     def revoke(self) -> Positions:
         """See `Revocation`."""
         if self._sent is None or self._failure:
             return {}
-        deadline_s = self._settings.revoke_deadline_s
+        limit_s = self._settings.revoke_deadline_s
+        deadline_s = time.monotonic() + limit_s
         try:
-            self._attempt(deadline_s, commit=False)
+            self._attempt(limit_s, commit=False)
             if not self._settings.is_exactly_once:
                 return self._sent.positions
-            self._attempt(deadline_s, commit=True)
+            self._attempt(max(0.0, deadline_s - time.monotonic()), commit=True)
             self._sent = None
         except StreamError as error:
             logger.warning("partitions are revoked before what was sent is committed: %s", error.message)
@@ -143,9 +173,11 @@ class KafkaSink:
         if error is None:
             self._sent = None
         else:
-            self._failure = f"partitions were revoked before what was sent was committed: {error}"
+            self._failure = DisturbedError(f"partitions were revoked before what was sent was committed: {error}")
 
     def lose(self) -> None:
         """See `Revocation`."""
         if self._sent is not None:
-            self._failure = "the group gave the partitions to another worker before what was sent was committed"
+            self._failure = DisturbedError(
+                "the group gave the partitions to another worker before what was sent was committed"
+            )
