@@ -11,7 +11,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException
 
 from connectors.kafka_errors import stream_error
-from streamfm.errors import StreamError
+from streamfm.errors import DisturbedError, StreamError
 
 logger = logging.getLogger(__name__)
 
@@ -77,3 +77,10 @@ def translating(doing: str, reports: Reports) -> Iterator[None]:
         yield
     except KafkaException as failure:
         raise translated(doing, reports.cause_of(failure.args[0])) from failure
+    except SystemError as failure:
+        # The library raises a fatal error between two reports of records, and may lose it there.
+        cause = failure.__cause__
+        error = cause.args[0] if isinstance(cause, KafkaException) else reports.fatal
+        if error is None:
+            raise DisturbedError(f"{doing}: a fatal error, which the client does not name") from failure
+        raise translated(doing, reports.cause_of(error)) from failure

@@ -78,16 +78,20 @@ class ConfluentProducer:
             except KafkaException as failure:
                 error = self._reports.cause_of(failure.args[0])
                 raise translated(f"{_sending(record)} to {topic}", error) from failure
-        self._producer.poll(0)
+        self._serve(0)
+
+    def _serve(self, timeout_s: float) -> None:
+        """Hear the reports of records; raises what was refused."""
+        with translating("sending", self._reports):
+            self._producer.poll(timeout_s)
         self._raise_refusal()
 
     def _send_later(self, *given: Any, **named: Any) -> None:
         """Wait while too much is in flight."""
-        limit_s = self._settings.delivery_timeout_s + self._settings.request_timeout_s
+        limit_s = self._settings.flush_limit_s
         deadline_s = time.monotonic() + limit_s
         while time.monotonic() < deadline_s:
-            self._producer.poll(_POLL_S)
-            self._raise_refusal()
+            self._serve(_POLL_S)
             with suppress(BufferError), translating("sending", self._reports):
                 self._producer.produce(*given, **named)
                 return

@@ -151,6 +151,30 @@ def test_a_second_worker_of_the_same_slot_locks_out_the_first(bench: Any) -> Non
     assert scores(bench) == sorted(b"scored " + event for event in EVENTS[:20])
 
 
+def test_of_two_workers_of_one_slot_one_ends_and_the_other_goes_on(bench: Any) -> None:
+    bench.produce(EVENTS)
+    workers = [bench.worker(guarantee="exactly-once"), bench.worker(guarantee="exactly-once")]
+    ended: list[StreamError] = []
+
+    def turn_each() -> None:
+        for worker in list(workers):
+            try:
+                turn(worker)
+            except StreamError as error:
+                ended.append(error)
+                workers.remove(worker)
+                worker.sink.abandon()
+                worker.close()
+        if not ended:
+            bench.produce(EVENTS[:2])
+
+    bench.until(lambda: bool(ended), turn_each)
+    assert "worker_slot" in str(ended[0].hint)
+    count = len(bench.read(bench.events))
+    bench.until(lambda: bench.all_committed(count), turn_each)
+    assert len(scores(bench)) == count
+
+
 def test_a_second_static_member_of_the_same_name_ends_the_first(bench: Any) -> None:
     bench.produce(EVENTS[:2])
     first = bench.worker(static_membership=True)
