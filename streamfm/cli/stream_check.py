@@ -7,21 +7,23 @@ import time
 
 import click
 
+from streamfm.cli import stream_parts as parts
 from streamfm.cli.console import answer
-from streamfm.cli.stream_parts import Given, kafka
+from streamfm.cli.stream_parts import Given
 from streamfm.stream.ports import Event, Record
 from streamfm.stream.serving import ServedModels
 
 
-def print_checks(given: Given, models: ServedModels) -> int:
+def print_checks(given: Given) -> int:
     """Print each thing that was checked, and how it is; the exit code."""
+    models = parts.models(given)
     scorer = models.current().scorer
     found = [("model", True, f"{scorer.name}/{scorer.version or '?'}, {scorer.precision}, loaded and warmed up")]
     sample: Record | None = None
     if given["bootstrap_servers"]:
         from connectors.kafka_check import check
 
-        checks, sample = check(kafka(given), given["client"])
+        checks, sample = check(parts.kafka(given), given["client"])
         found += checks
     found.append(_scored(models, sample))
     for what, is_right, message in found:

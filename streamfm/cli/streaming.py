@@ -11,6 +11,7 @@ import click
 from connectors.kafka_settings import KafkaSettings
 from streamfm.cli.commands import Command, argument, option
 from streamfm.cli.console import say
+from streamfm.cli.drain import Drain
 from streamfm.cli.stream_logs import LOG_FORMATS, write_logs
 from streamfm.cli.stream_operation import Operation
 from streamfm.cli.stream_options import (
@@ -212,23 +213,28 @@ def stream(**given: Any) -> int:
         refuse_idle(context, OF_FILES, "with --bootstrap-servers: a topic is waited at")
     else:
         refuse_idle(context, OF_KAFKA, "with JSON lines: it is Kafka's, and needs --bootstrap-servers")
-    # Everything else takes long to import, and the help should not.
     if given["workers"] > 1 and given["slot"] is None and not given["check"]:
         return supervise(sys.argv[1:], given["workers"])
-
-    from streamfm.cli import stream_parts as parts
-    from streamfm.cli.stream_check import print_checks
-    from streamfm.cli.worker import work
 
     write_logs(given["log_format"])
     if given["slot"] is not None:
         follow_parent()
-    models = parts.models(given)
     if given["check"]:
-        return print_checks(given, models)
-    source, sink = parts.ends(given)
+        from streamfm.cli.stream_check import print_checks
+
+        return print_checks(given)
+    with Drain(given["drain_s"]) as drain:
+        return _work(given, drain)
+
+
+def _work(given: dict[str, Any], drain: Drain) -> int:
+    # What takes long to import is imported when signals are heeded; and the help is there at once.
+    from streamfm.cli import stream_parts as parts
+    from streamfm.cli.worker import work
+
+    models = parts.models(given)
     began = time.monotonic()
-    measures = work(source, sink, models, parts.operation(given))
+    measures = work(lambda: parts.ends(given), models, parts.operation(given), drain)
     say(
         f"{measures.events:,} events in {time.monotonic() - began:,.1f} s: {measures.scores:,} scores, "
         f"{measures.dead_letters.total():,} dead letters"

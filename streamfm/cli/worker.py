@@ -4,58 +4,78 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from types import FrameType
-from typing import Any
 
+from streamfm.cli.drain import Drain
 from streamfm.cli.stream_operation import Operation
+from streamfm.errors import DisturbedError
 from streamfm.stream.loop import Stream
 from streamfm.stream.measures import Measures
 from streamfm.stream.ports import Partition, Sink, Source
 from streamfm.stream.serving import ServedModels, Watch
+from streamfm.stream.settings import StreamSettings
 
 logger = logging.getLogger(__name__)
 
-EXIT_UNDRAINED = 1
-LOOK_S = 0.1
 _COLLECTION_LIMITS = (20_000, 50, 100)
 
-_UNDRAINED = """\
-error: not drained in {:g} s; what was not committed will be read again
-hint: --drain-s gives more time
-"""
+Ends = tuple[Source, Sink]
 
 
-def work(source: Source, sink: Sink, models: ServedModels, operation: Operation) -> Measures:
+def work(open_ends: Callable[[], Ends], models: ServedModels, operation: Operation, drain: Drain) -> Measures:
     """Score the source until it is finished, or a signal says so; what was counted.
 
-    The first SIGTERM or Ctrl-C lets the batch under way be committed; the second ends the process at once.
+    Args:
+        open_ends: Opens both ends; it is tried again while it is disturbed, as when no broker answers.
+        models: What answers.
+        operation: How it is run.
+        drain: Tells of signals: the first lets the batch under way be committed; the second ends the process at once.
 
     Raises:
         StreamError: The stream cannot go on.
     """
     measures = Measures()
-    drain = Drain(operation.drain_s)
-    stream = Stream(source, sink, models, models.settings, sleep=drain.sleep, measures=measures)
+    ends: Ends | None = None
+
+    def lag() -> Mapping[Partition, int]:
+        return ends[0].lag() if ends else {}
+
     with ExitStack() as stack:
-        stack.enter_context(drain)
         if operation.watch_s:
             stack.enter_context(Watch(models, operation.watch_s))
         if operation.http:
-            stack.enter_context(_served(operation, measures, models, source.lag))
+            stack.enter_context(_served(operation, measures, models, lag))
         if operation.report_s:
-            stack.enter_context(_reported(operation.report_s, measures, models, source.lag))
+            stack.enter_context(_reported(operation.report_s, measures, models, lag))
+        ends = _opened(open_ends, models.settings, drain, measures)
+        if ends is None:
+            return measures
+        source, sink = ends
         # Registered last, so closed first: the sink's last word is about what the source stands for.
         stack.callback(source.close, operation.drain_s / 3)
         stack.callback(sink.close, operation.drain_s / 3)
         stack.enter_context(rarely_collecting())
-        stream.run(drain.is_wanted)
+        Stream(source, sink, models, models.settings, sleep=drain.sleep, measures=measures).run(drain.is_wanted)
     return measures
+
+
+def _opened(open_ends: Callable[[], Ends], settings: StreamSettings, drain: Drain, measures: Measures) -> Ends | None:
+    """Both ends, for as long as it takes, with the loop's waits; None when a signal came before."""
+    failures = 0
+    while not drain.is_wanted():
+        measures.turned(time.monotonic())
+        try:
+            return open_ends()
+        except DisturbedError as error:
+            delay_s = min(settings.backoff_s * 2 ** min(failures, 30), settings.max_backoff_s)
+            failures += 1
+            measures.disturbances += 1
+            logger.warning("not open, again in %.1f s (%d in a row): %s", delay_s, failures, error.message)
+        drain.sleep(delay_s)
+    return None
 
 
 @contextmanager
@@ -88,56 +108,6 @@ def rarely_collecting() -> Iterator[None]:
     finally:
         gc.set_threshold(*limits)
         gc.unfreeze()
-
-
-class Drain:
-    """Notes SIGTERM and SIGINT, and sees that the process then ends in time. A context manager.
-
-    Signals come in the middle of anything, one in the handler of another: it takes no locks, as events and streams do.
-    """
-
-    def __init__(self, drain_s: float) -> None:
-        """Give it so long after the first signal."""
-        self._drain_s = drain_s
-        self._signalled_s: float | None = None
-        self._ended = False
-        self._handlers: dict[int, Any] = {}
-
-    def __enter__(self) -> Drain:
-        """Take the signals over."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._handlers[number] = signal.signal(number, self._handle)
-        threading.Thread(target=self._watch, name="streamfm-drain", daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Give the signals back."""
-        self._ended = True
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-    def is_wanted(self) -> bool:
-        """Whether the stream is to stop."""
-        return self._signalled_s is not None
-
-    def sleep(self, duration_s: float) -> None:
-        """Wait, or until a signal comes."""
-        until_s = time.monotonic() + duration_s
-        while not self.is_wanted() and (left_s := until_s - time.monotonic()) > 0:
-            time.sleep(min(left_s, LOOK_S))
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._signalled_s is not None:
-            os._exit(128 + number)
-        self._signalled_s = time.monotonic()
-        os.write(2, f"{signal.Signals(number).name}: draining; again to end at once\n".encode())
-
-    def _watch(self) -> None:
-        while not self._ended:
-            if self._signalled_s is not None and time.monotonic() - self._signalled_s > self._drain_s:
-                os.write(2, _UNDRAINED.format(self._drain_s).encode())
-                os._exit(EXIT_UNDRAINED)
-            time.sleep(LOOK_S)
 
 
 @contextmanager
