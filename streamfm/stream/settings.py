@@ -38,7 +38,7 @@ class StreamSettings:
         StreamError: A setting out of its range; names it.
     """
 
-    max_batch_records: int = 2048
+    max_batch_records: int = 4096
     max_batch_bytes: int = 16 << 20
     linger_s: float = 0.002
     errors: Errors = "all"
