@@ -25,7 +25,7 @@ from streamfm.cli.stream_options import (
     refuse_idle,
     setting,
 )
-from streamfm.cli.workers import follow_parent, supervise
+from streamfm.cli.workers import follow, supervise
 from streamfm.stream.settings import StreamSettings
 
 KAFKA, EVENTS, REPLAY, OPERATION = "Kafka", "Events and scores", "Replay", "Operation"
@@ -182,6 +182,7 @@ OF_FILES = {"follow"}
 )
 @option("--check", is_flag=True, help="Check brokers, topics, codecs and the model, score one event, and stop.")
 @option("--slot", type=click.IntRange(0), hidden=True)
+@option("--parent", type=int, hidden=True)
 def stream(**given: Any) -> int:
     """Score the events of a Kafka topic, or of JSON lines, and write the scores back, until you stop it.
 
@@ -217,8 +218,8 @@ def stream(**given: Any) -> int:
         return supervise(sys.argv[1:], given["workers"])
 
     write_logs(given["log_format"])
-    if given["slot"] is not None:
-        follow_parent()
+    if given["parent"] is not None:
+        follow(given["parent"])
     if given["check"]:
         from streamfm.cli.stream_check import print_checks
 

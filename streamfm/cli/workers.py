@@ -10,14 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 logger = logging.getLogger(__name__)
 
 LOOK_S = 0.1
 MAX_BACKOFF_S = 30.0
-EXIT_INTERRUPTED = 130
+# The exit codes of a worker that was told to end before it heeded signals: it has lost nothing.
+_BEFORE_IT_BEGAN = (130, signal.SIGTERM, signal.SIGINT)
 
 
 def supervise(arguments: Sequence[str], count: int) -> int:
@@ -30,18 +30,23 @@ def supervise(arguments: Sequence[str], count: int) -> int:
         arguments: Of the command line, without the program.
         count: How many.
     """
-    command = [sys.executable, "-m", "streamfm.cli", *arguments]
-    workers = [Worker([*command, "--slot", str(slot)]) for slot in range(count)]
-    with Forwarding(workers) as forwarding:
+    command = [sys.executable, "-m", "streamfm.cli", *arguments, "--parent", str(os.getpid())]
+    is_ending = False
+    with Signals() as signals:
+        workers = [Worker([*command, "--slot", str(slot)]) for slot in range(count)]
         while any(worker.is_running for worker in workers):
             time.sleep(LOOK_S)
             for worker in workers:
-                worker.look(may_restart=not forwarding.is_ending)
-            if not forwarding.is_ending and any(worker.code for worker in workers):
-                forwarding.end(signal.SIGTERM)
+                worker.look(may_restart=not is_ending)
+            numbers = signals.take()
+            if not is_ending and any(worker.code for worker in workers):
+                numbers = numbers or [signal.SIGTERM]
+            is_ending = is_ending or bool(numbers)
+            for number in numbers:
+                for worker in workers:
+                    worker.signal(number)
     codes = [worker.code or 0 for worker in workers]
-    # A worker that was told to end before it had begun has lost nothing.
-    return max((code for code in codes if not (forwarding.is_ending and code == EXIT_INTERRUPTED)), default=0)
+    return max((code for code in codes if not (is_ending and code in _BEFORE_IT_BEGAN)), default=0)
 
 
 class Worker:
@@ -93,32 +98,28 @@ class Worker:
     def signal(self, number: int) -> None:
         """Send it a signal, if it runs."""
         if self.code is None and self._restart_s is None:
-            # Not by send_signal(), which takes a lock: this is called by handlers of signals.
-            with suppress(ProcessLookupError):
-                os.kill(self._process.pid, number)
+            self._process.send_signal(number)
 
     def _start(self) -> subprocess.Popen[bytes]:
         # In a group of its own: a terminal's Ctrl-C would reach it twice, and twice means at once.
         return subprocess.Popen(self._command, process_group=0)
 
 
-class Forwarding:
-    """Passes SIGTERM and SIGINT on to the workers. A context manager.
+class Signals:
+    """SIGTERM and SIGINT that came, to be passed on. A context manager.
 
-    Attributes:
-        is_ending: Whether one was passed on.
+    The handler only notes them: in the middle of starting a worker it would send them to the one before it.
     """
 
-    def __init__(self, workers: Sequence[Worker]) -> None:
-        """Pass them on to these."""
-        self.is_ending = False
-        self._workers = workers
+    def __init__(self) -> None:
+        """None came yet."""
+        self._came: list[int] = []
         self._handlers: dict[int, Any] = {}
 
-    def __enter__(self) -> Forwarding:
+    def __enter__(self) -> Signals:
         """Take the signals over."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._handlers[number] = signal.signal(number, lambda number, _: self.end(number))
+            self._handlers[number] = signal.signal(number, lambda number, _: self._came.append(number))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -126,16 +127,14 @@ class Forwarding:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def end(self, number: int) -> None:
-        """Send the signal to all that run; none is started again."""
-        self.is_ending = True
-        for worker in self._workers:
-            worker.signal(number)
+    def take(self) -> list[int]:
+        """Those that came since the last call."""
+        taken, self._came = self._came, []
+        return taken
 
 
-def follow_parent() -> None:
-    """Let this process be terminated when the one that started it is gone."""
-    parent = os.getppid()
+def follow(parent: int) -> None:
+    """Let this process be terminated when `parent`, which has started it, is gone."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -1,0 +1,37 @@
+"""The supervisor of `streamfm stream --workers N`, over processes that do as little as can be."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from streamfm.cli import workers
+
+KILLED = "import os; os.kill(os.getpid(), 9)"
+LONG = "import time; time.sleep(60)"
+ORPHAN = "import os, time; from streamfm.cli.workers import follow; follow(os.getpid()); time.sleep(60)"
+
+
+def test_a_signal_that_comes_while_a_worker_is_started_again_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Popen(subprocess.Popen):
+        def __init__(self, command: Any, **attributes: Any) -> None:
+            super().__init__([sys.executable, "-c", LONG if started else KILLED], **attributes)
+            if started:
+                os.kill(os.getpid(), signal.SIGTERM)
+            started.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    assert 0 == workers.supervise([], 1)
+    assert [-signal.SIGKILL, -signal.SIGTERM] == [process.returncode for process in started]
+
+
+def test_a_worker_whose_supervisor_is_gone_before_it_looks_ends() -> None:
+    done = subprocess.run([sys.executable, "-c", ORPHAN], timeout=50, check=False)
+    assert -signal.SIGTERM == done.returncode
