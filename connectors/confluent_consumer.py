@@ -19,6 +19,7 @@ from streamfm.errors import DisturbedError, StreamError
 from streamfm.stream.ports import Event, Partition, Positions, Record
 
 _FENCED = KafkaError(KafkaError.FENCED_INSTANCE_ID)
+_ENDS_S = 0.1
 
 
 class ConfluentConsumer:
@@ -38,6 +39,8 @@ class ConfluentConsumer:
         self._partitions: list[Partition] = []
         # Where it was told to begin, or the end that it came to.
         self._reached: dict[Partition, int] = {}
+        self._ends: dict[Partition, int] = {}
+        self._ends_due_s = 0.0
         self._is_closing = False
 
     def subscribe(self) -> None:
@@ -72,6 +75,7 @@ class ConfluentConsumer:
         """See `Consumer`."""
         with translating("polling", self._reports):
             first: Any = self._consumer.poll(timeout_s)
+            self._note_ends()
             if first is None:
                 return ()
             # `consume` alone would wait until there are so many.
@@ -145,7 +149,7 @@ class ConfluentConsumer:
             self._leave()
 
     def _leave(self) -> None:
-        self._membership, self._partitions = None, []
+        self._membership, self._partitions, self._ends = None, [], {}
         self._reached.clear()
 
     def membership(self) -> object | None:
@@ -205,11 +209,19 @@ class ConfluentConsumer:
 
     def known_ends(self) -> Positions:
         """See `Consumer`."""
+        return self._ends
+
+    def _note_ends(self) -> None:
+        """For other threads: the library lets in one at a time, and who polls again and again keeps the others out."""
+        now_s = time.monotonic()
+        if now_s < self._ends_due_s:
+            return
+        self._ends_due_s = now_s + _ENDS_S
         ends = {}
         for partition in self._partitions:
             with suppress(KafkaException):
                 _, ends[partition] = self._consumer.get_watermark_offsets(TopicPartition(*partition), cached=True)
-        return {partition: end for partition, end in ends.items() if end != OFFSET_INVALID}
+        self._ends = {partition: end for partition, end in ends.items() if end != OFFSET_INVALID}
 
     def bounds(self, partitions: Collection[Partition]) -> Mapping[Partition, Bounds]:
         """See `Consumer`."""

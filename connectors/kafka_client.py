@@ -98,7 +98,7 @@ class Consumer(Protocol):
         """What it would read next, of the partitions of which that is known; asks nobody."""
 
     def known_ends(self) -> Positions:
-        """The ends of the assigned partitions as of the latest fetch; asks nobody."""
+        """The ends of the assigned partitions as of the latest fetch; asks nobody, and any thread may call it."""
 
     def bounds(self, partitions: Collection[Partition]) -> Mapping[Partition, Bounds]:
         """Ask for the begin and end; the end is before the first open transaction."""

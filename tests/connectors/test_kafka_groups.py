@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from connectors.kafka_errors import bounded
 from streamfm.errors import DisturbedError, StreamError
 
 EVENTS = [b"event %d" % index for index in range(400)]
@@ -205,6 +206,18 @@ def test_a_static_member_comes_back_without_a_rebalance(bench: Any) -> None:
             back.source.poll(1, 0.1)
 
     assert other.source.poll(1, 0.1).checkpoint.assignment == before
+
+
+def test_another_thread_may_ask_for_the_lag_at_any_time(bench: Any) -> None:
+    bench.produce(EVENTS[:20])
+    worker = bench.worker()
+    worker.run(20)
+    bench.until(lambda: len(worker.source.lag()) == 2, lambda: worker.source.poll(1, 0.1))
+    with in_background(lambda: worker.source.poll(1, 0.1)):
+        # As /metrics does; with a limit against hanging.
+        lags = bounded("asking for the lag", 30.0, lambda: [worker.source.lag() for _ in range(100)])
+
+    assert lags == [{(bench.events, 0): 0, (bench.events, 1): 0}] * 100
 
 
 @BOTH
