@@ -214,7 +214,7 @@ class ConfluentConsumer:
     def _note_ends(self) -> None:
         """For other threads: the library lets in one at a time, and who polls again and again keeps the others out."""
         now_s = time.monotonic()
-        if now_s < self._ends_due_s:
+        if now_s < self._ends_due_s and len(self._ends) == len(self._partitions):
             return
         self._ends_due_s = now_s + _ENDS_S
         ends = {}

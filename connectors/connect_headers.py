@@ -5,6 +5,8 @@ from __future__ import annotations
 from streamfm.stream.ports import STAGES, DeadLetter, Header
 
 _PREFIX = "__connect.errors."
+# A message may repeat the value; a dead letter that is too large would stop the stream.
+_MESSAGE_CHARACTERS = 1_000
 
 
 def error_headers(letter: DeadLetter, *, connector: str, task: int) -> list[Header]:
@@ -15,7 +17,9 @@ def error_headers(letter: DeadLetter, *, connector: str, task: int) -> list[Head
         connector: Who found it: the consumer group.
         task: Which of its workers.
     """
-    record = letter.record
+    record, message = letter.record, letter.message
+    if len(message) > _MESSAGE_CHARACTERS:
+        message = message[:_MESSAGE_CHARACTERS] + "..."
     facts = {
         "topic": record.topic,
         "partition": record.partition,
@@ -25,7 +29,7 @@ def error_headers(letter: DeadLetter, *, connector: str, task: int) -> list[Head
         "stage": STAGES.get(letter.reason, "TASK_PUT"),
         "class.name": f"streamfm.{letter.reason}",
         "exception.class.name": letter.error,
-        "exception.message": letter.message,
-        "exception.stacktrace": f"{letter.error}: {letter.message}",
+        "exception.message": message,
+        "exception.stacktrace": f"{letter.error}: {message}",
     }
     return [*record.headers, *((_PREFIX + name, str(fact).encode()) for name, fact in facts.items())]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from connectors.kafka_client import BrokenClientError, Client, Consumer, OutOfRangeError, UnpositionedError
 from connectors.kafka_group import Group
@@ -31,7 +31,9 @@ class KafkaSource:
         self._positions: dict[Partition, int] = {}
         self._stops: dict[Partition, int] = {}
         self._rewinds_in_vain = 0
-        self._moved_s = self._member_s = clock()
+        self._member_s = clock()
+        # When each partition was last read from.
+        self._moved_s: dict[Partition, float] = {}
 
     def prepare(self) -> None:
         """Open the consumer; it joins the group with the first poll.
@@ -59,8 +61,8 @@ class KafkaSource:
         except BrokenClientError:
             self._give_up()
             raise
-        self._watch(consumer, records)
         positions = {(record.topic, record.partition): record.offset + 1 for record in records}
+        self._watch(consumer, positions)
         if records:
             self._positions.update(positions)
             if self._stops:
@@ -98,7 +100,7 @@ class KafkaSource:
         places = dict(consumer.committed(assigned)) if assigned else {}
         fresh = [partition for partition in assigned if partition not in places]
         if fresh:
-            starts = self._offsets_of(consumer, fresh, self._settings.start_place)
+            starts = self._starts_of(consumer, fresh)
             named = ", ".join(f"{topic}[{number}]: {offset}" for (topic, number), offset in sorted(starts.items()))
             logger.info("nothing is committed by group %s, starting at %s", self._settings.group_id, named)
             consumer.commit(starts)
@@ -109,7 +111,19 @@ class KafkaSource:
             self._stops.update(self._offsets_of(consumer, unbounded, stop))
         consumer.seek(places)
         self._positions = places
-        self._moved_s = self._clock()
+        self._moved_s = dict.fromkeys(places, self._clock())
+
+    def _starts_of(self, consumer: Consumer, partitions: Collection[Partition]) -> Positions:
+        """Where the group begins; once it is committed, it would be blamed on the topic that it is not in the log."""
+        starts = self._offsets_of(consumer, partitions, self._settings.start_place)
+        if isinstance(self._settings.start_place, int):
+            for partition, (begin, end) in consumer.bounds(partitions).items():
+                if not begin <= starts[partition] <= end:
+                    raise StreamError(
+                        f"{_name(partition)}: start is {starts[partition]}, the log has the offsets {begin} to {end}",
+                        hint="give a start that is in every partition, such as a time",
+                    )
+        return starts
 
     def _offsets_of(self, consumer: Consumer, partitions: Collection[Partition], place: Place) -> Positions:
         if isinstance(place, int):
@@ -127,39 +141,45 @@ class KafkaSource:
         positions = {(record.topic, record.partition): record.offset + 1 for record in within}
         return Polled(within, Checkpoint(positions, membership))
 
-    def _watch(self, consumer: Consumer, records: Sequence[Record]) -> None:
-        """Whether the client still lives: a member of the group, and moving when there is something to read.
+    def _watch(self, consumer: Consumer, read: Collection[Partition]) -> None:
+        """Whether the client still lives: a member of the group, and moving where there is something to read.
 
         Raises:
             BrokenClientError: It does not; the next `rewind` opens another.
         """
-        now_s = self._clock()
+        now_s, watchdog_s = self._clock(), self._settings.watchdog_s
         if self._membership is not None:
             self._member_s = now_s
         elif now_s - self._member_s > self._settings.max_poll_interval_s:
             self._give_up()
             raise BrokenClientError(f"no member of the group for {self._settings.max_poll_interval_s:g} s")
-        if records:
-            self._moved_s = now_s
-        elif now_s - self._moved_s > self._settings.watchdog_s:
-            self._moved_s = now_s
-            self._probe(consumer)
+        self._moved_s.update(dict.fromkeys(read, now_s))
+        silent = [partition for partition, moved_s in self._moved_s.items() if now_s - moved_s > watchdog_s]
+        if silent:
+            self._moved_s.update(dict.fromkeys(silent, now_s))
+            self._probe(consumer, silent)
 
-    def _probe(self, consumer: Consumer) -> None:
-        if self._settings.static_membership:
+    def _probe(self, consumer: Consumer, silent: Collection[Partition]) -> None:
+        assigned = consumer.assignment()
+        is_idle = set(assigned) <= set(silent)
+        if is_idle and self._settings.static_membership:
             # Where another member has taken its name, a consumer is told by a commit only, not while it polls; a new
             # one would take the name back, and so on for ever.
-            assigned = consumer.assignment()
             consumer.commit(dict(consumer.committed(assigned)))
         known = consumer.positions()
         active = [
             partition
-            for partition in consumer.assignment()
-            if known.get(partition, -1) < self._stops.get(partition, known.get(partition, -1) + 1)
+            for partition in assigned
+            if partition in silent
+            and known.get(partition, -1) < self._stops.get(partition, known.get(partition, -1) + 1)
         ]
         try:
             bounds = consumer.bounds(active) if active else {}
-        except DisturbedError:
+        except DisturbedError as error:
+            if not is_idle:
+                # Of a partition without a leader another consumer would know no more.
+                logger.warning("nothing came for %g s from %s: %s", self._settings.watchdog_s, active, error.message)
+                return
             self._give_up()
             raise
         behind = {partition: bounds[partition].end - known.get(partition, 0) for partition in active}
@@ -172,26 +192,28 @@ class KafkaSource:
         logger.warning("the Kafka consumer is given up, and opened anew")
         self._group.leave(0.0)
         self._membership = None
-        self._member_s = self._moved_s = self._clock()
+        self._moved_s.clear()
+        self._member_s = self._clock()
 
     def _explained(self, consumer: Consumer, error: OutOfRangeError) -> StreamError:
         partition, offset = error.partition, error.offset
         begin, end = consumer.bounds([partition])[partition]
-        name = f"{partition[0]}[{partition[1]}]"
+        name = _name(partition)
         reset = (
-            f"go on without them: kafka-consumer-groups.sh --group {self._settings.group_id} "
+            f"stop all workers of the group, and then kafka-consumer-groups.sh --bootstrap-server "
+            f"{self._settings.bootstrap_servers} --group {self._settings.group_id} "
             f"--topic {partition[0]}:{partition[1]} --reset-offsets --to-earliest --execute"
         )
         if offset < begin:
             return StreamError(
                 f"{name}: events were deleted before they were read: the group stands at offset {offset}, "
                 f"the log begins at {begin}; {begin - offset} events are lost, {offset} to {begin - 1}",
-                hint=f"give the topic a longer retention.ms; then {reset}",
+                hint=f"give the topic a longer retention.ms; to go on without them, {reset}",
             )
         return StreamError(
             f"{name}: the group stands at offset {offset}, after the log's end {end}",
-            hint="the topic was made anew, or an unclean leader election cut its log; to read it from the beginning: "
-            + reset.removeprefix("go on without them: "),
+            hint="the topic was made anew, or an unclean leader election cut its log; to read it from the beginning, "
+            + reset,
         )
 
     def lag(self) -> Mapping[Partition, int]:
@@ -214,6 +236,10 @@ class KafkaSource:
         self._group.leave(timeout_s)
 
 
+def _name(partition: Partition) -> str:
+    return f"{partition[0]}[{partition[1]}]"
+
+
 def open_with(
     client: Client, settings: KafkaSettings, *, clock: Callable[[], float] = time.monotonic
 ) -> tuple[KafkaSource, KafkaSink]:
@@ -223,6 +249,12 @@ def open_with(
         StreamError: A topic is not there, something is not allowed, or a library is missing.
         DisturbedError: No broker answers.
     """
+    stop = settings.stop_place
+    if isinstance(stop, datetime) and stop > datetime.now(UTC):
+        raise StreamError(
+            f"stop is {settings.stop}, which is still to come: where its first event will be, nobody knows",
+            hint="a replay ends at a time that is past, at an offset, or at 'end'",
+        )
     group = Group(client)
     sink = KafkaSink(settings, client, group)
     source = KafkaSource(settings, group, sink, clock=clock)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -45,6 +45,25 @@ def test_an_offset_or_a_time_may_be_the_start(bench: Any) -> None:
 
     assert at_offset.run(6) == 6
     assert at_time.run(10) == 10
+
+
+def test_a_start_that_is_not_in_the_log_is_refused_and_not_committed(bench: Any) -> None:
+    bench.produce(EVENTS)
+    worker = bench.worker(start="11")
+
+    with pytest.raises(StreamError, match=r"\[[01]\]: start is 11, the log has the offsets 0 to 10") as failure:
+        worker.run(1)
+
+    assert not isinstance(failure.value, DisturbedError)
+    assert bench.committed() == {}
+
+
+def test_a_replay_that_ends_in_the_future_is_refused(bench: Any) -> None:
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    with pytest.raises(StreamError, match="which is still to come") as failure:
+        bench.worker(stop=tomorrow.isoformat())
+
+    assert not isinstance(failure.value, DisturbedError)
 
 
 def test_what_the_group_has_committed_goes_before_any_start(bench: Any) -> None:
@@ -133,7 +152,10 @@ def test_an_offset_out_of_range_stops_the_worker_and_names_the_lost_events(bench
         f"{bench.events}[0]: events were deleted before they were read: the group stands at offset 10, "
         "the log begins at 15; 5 events are lost, 10 to 14"
     )
-    assert "--to-earliest" in str(failure.value.hint)
+    hint = str(failure.value.hint)
+    assert "stop all workers of the group" in hint
+    assert f"--bootstrap-server {bench.bootstrap} --group {bench.name} " in hint
+    assert "--to-earliest" in hint
 
 
 def test_a_group_that_stands_behind_the_logs_end_stops_the_worker(bench: Any) -> None:

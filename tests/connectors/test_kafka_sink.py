@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
+from connectors.connect_headers import error_headers
 from connectors.kafka_errors import FencedError
 from connectors.kafka_group import Group
 from connectors.kafka_python_consumer import KafkaPythonConsumer
 from connectors.kafka_settings import KafkaSettings
 from connectors.kafka_sink import KafkaSink
 from streamfm.errors import DisturbedError, StreamError
-from streamfm.stream.ports import Answers, Checkpoint, Event, Header, Positions, Record
+from streamfm.stream.ports import Answers, Checkpoint, DeadLetter, Event, Header, Positions, Record
 
 EVENT = Event("events", 0, 0, 0, None, b"event")
 SENT = Checkpoint({("events", 0): 1}, "member")
@@ -193,3 +194,12 @@ def test_a_worker_that_is_locked_out_now_and_then_goes_on() -> None:
 
         with pytest.raises(FencedError):
             fenced(sink)
+
+
+def test_a_dead_letter_does_not_repeat_a_large_value_in_its_headers() -> None:
+    letter = DeadLetter(EVENT, "not_scored", "DataError", "Conversion Error: " + "x" * 200_000)
+
+    headers = error_headers(letter, connector="g", task=0)
+
+    assert sum(len(value or b"") for _, value in headers) < 2_500
+    assert dict(headers)["__connect.errors.exception.message"].startswith(b"Conversion Error: xxx")

@@ -15,6 +15,7 @@ from streamfm.errors import DisturbedError, StreamError
 from streamfm.stream.ports import Event, Header, Partition, Positions, Record
 
 ONLY = ("events", 0)
+OTHER = ("events", 1)
 LATER_S = 31.0
 """Longer than watchdog_s and max_poll_interval_s."""
 
@@ -84,6 +85,31 @@ class ScriptedConsumer:
         self.is_closed = True
 
 
+class ConsumerOfTwo(ScriptedConsumer):
+    """It has a second partition, to which an event comes with every poll; of the first it reads nothing more."""
+
+    others = 0
+
+    def poll(self, max_records: int, timeout_s: float) -> Sequence[Record]:
+        if self.position < self.log.committed + 3:
+            return super().poll(max_records, timeout_s)
+        self.others += 1
+        return [Event("events", 1, self.others - 1, 0, None, b"event")]
+
+    def assignment(self) -> Collection[Partition]:
+        return [ONLY, OTHER]
+
+    def committed(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        return {ONLY: self.log.committed, OTHER: 0}
+
+    def positions(self) -> Positions:
+        return {ONLY: self.position, OTHER: self.others}
+
+    def bounds(self, partitions: Collection[Partition]) -> Mapping[Partition, Bounds]:
+        self._answer()
+        return {partition: Bounds(0, self.log.end) for partition in partitions}
+
+
 class NoProducer:
     """A `Producer` that nothing is sent with."""
 
@@ -109,9 +135,10 @@ class ScriptedClient:
 
     log: Log = field(default_factory=Log)
     opened: list[ScriptedConsumer] = field(default_factory=list)
+    kind: type[ScriptedConsumer] = ScriptedConsumer
 
     def open_consumer(self, revocation: Revocation) -> ScriptedConsumer:
-        self.opened.append(ScriptedConsumer(self.log))
+        self.opened.append(self.kind(self.log))
         return self.opened[-1]
 
     def open_producer(self) -> NoProducer:
@@ -132,10 +159,10 @@ class Desk:
 
 @pytest.fixture
 def make_desk() -> Callable[..., Desk]:
-    def make(**changes: object) -> Desk:
+    def make(kind: type[ScriptedConsumer] = ScriptedConsumer, **changes: object) -> Desk:
         now = [0.0]
         given = {"bootstrap_servers": "b:1", "input_topics": ("events",), "output_topic": "scores", "group_id": "g"}
-        client = ScriptedClient()
+        client = ScriptedClient(kind=kind)
         source, _ = open_with(client, KafkaSettings(**(given | changes)), clock=lambda: now[0])  # type: ignore[arg-type]
 
         def pass_time(seconds: float) -> None:
@@ -163,6 +190,26 @@ def test_a_consumer_that_reads_nothing_of_what_is_there_is_replaced(make_desk: C
     desk.offsets()
     # Nothing was committed.
     assert desk.offsets() == [0, 1, 2, 3, 4]
+
+
+def test_a_partition_that_is_stuck_is_seen_while_others_move(make_desk: Callable[..., Desk]) -> None:
+    desk = make_desk(ConsumerOfTwo)
+    desk.client.log.end = 5
+    desk.offsets()
+    desk.pass_time(LATER_S)
+
+    with pytest.raises(BrokenClientError, match=r"is left to read: \{\('events', 0\): 2\}"):
+        desk.source.poll(10, 0.0)
+
+    assert desk.client.opened[0].is_closed
+
+
+def test_a_partition_without_a_leader_does_not_stop_the_others(make_desk: Callable[..., Desk]) -> None:
+    desk = make_desk(ConsumerOfTwo)
+    desk.client.opened[0].failure = DisturbedError("no leader")
+    desk.pass_time(LATER_S)
+
+    assert (desk.offsets(), desk.offsets()) == ([0], [1])
 
 
 def test_a_consumer_that_has_read_everything_is_kept(make_desk: Callable[..., Desk]) -> None:
