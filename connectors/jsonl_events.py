@@ -8,8 +8,9 @@ has no key, no timestamp and no headers. Empty lines are none. What a crash at a
     file to file        exactly once, in storage: `OUT.progress` tells how much of the input and of the outputs is
                         done. It is replaced after the outputs were flushed to the disk; the next run cuts the outputs
                         back to what it tells, and goes on from there.
-    pipe to file        at most once: events that were read and not committed are gone with the pipe. The output holds
-                        whole batches, and the next run appends to it.
+    pipe to file        at most once: events that were read and not committed are gone with the pipe; so are, after a
+                        SIGTERM, up to a MiB that was read ahead. The output holds whole batches, and the next run
+                        appends to it.
     anything to a pipe  nothing is remembered: every run reads its input from the beginning, and a line that was
                         written may or may not have been read.
 
@@ -132,7 +133,7 @@ class JsonLinesSink:
                 earlier run.
         """
         self._source = source
-        _refuse_one_file(source.input.name, path, dead_letters)
+        refuse_one_file(source.input.name, path, dead_letters)
         self._outputs: list[Output] = []
         try:
             self._outputs.append(Output(path, standard=1))
@@ -244,7 +245,12 @@ def default_dead_letters(source: str, scores: str) -> str:
     return STANDARD
 
 
-def _refuse_one_file(*paths: str) -> None:
+def refuse_one_file(*paths: str) -> None:
+    """See that no file has two uses.
+
+    Raises:
+        StreamError: Two of them are one file.
+    """
     named = [path for path in paths if path != STANDARD]
     for index, path in enumerate(named):
         for other in named[index + 1 :]:

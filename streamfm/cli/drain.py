@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -9,13 +10,14 @@ import time
 from types import FrameType
 from typing import Any
 
+from streamfm.cli.stream_logs import tell
+
 EXIT_UNDRAINED = 1
 LOOK_S = 0.1
 
 _UNDRAINED = """\
 error: not drained in {:g} s; what was not committed will be read again
-hint: --drain-s gives more time
-"""
+hint: --drain-s gives more time"""
 
 
 class Drain:
@@ -24,9 +26,9 @@ class Drain:
     Signals come in the middle of anything, one in the handler of another: it takes no locks, as events and streams do.
     """
 
-    def __init__(self, drain_s: float) -> None:
+    def __init__(self, drain_s: float, *, log_format: str = "text") -> None:
         """Give it so long after the first signal."""
-        self._drain_s = drain_s
+        self._drain_s, self._log_format = drain_s, log_format
         self._signalled_s: float | None = None
         self._ended = False
         self._handlers: dict[int, Any] = {}
@@ -58,11 +60,11 @@ class Drain:
         if self._signalled_s is not None:
             os._exit(128 + number)
         self._signalled_s = time.monotonic()
-        os.write(2, f"{signal.Signals(number).name}: draining; again to end at once\n".encode())
+        tell(self._log_format, logging.INFO, f"{signal.Signals(number).name}: draining; again to end at once")
 
     def _watch(self) -> None:
         while not self._ended:
             if self._signalled_s is not None and time.monotonic() - self._signalled_s > self._drain_s:
-                os.write(2, _UNDRAINED.format(self._drain_s).encode())
+                tell(self._log_format, logging.ERROR, _UNDRAINED.format(self._drain_s))
                 os._exit(EXIT_UNDRAINED)
             time.sleep(LOOK_S)

@@ -19,12 +19,15 @@ def print_checks(given: Given) -> int:
     models = parts.models(given)
     scorer = models.current().scorer
     found = [("model", True, f"{scorer.name}/{scorer.version or '?'}, {scorer.precision}, loaded and warmed up")]
-    sample: Record | None = None
     if given["bootstrap_servers"]:
         from connectors.kafka_check import check
 
         checks, sample = check(parts.kafka(given), given["client"])
-        found += checks
+    else:
+        from connectors.jsonl_check import check as check_files
+
+        checks, sample = check_files(given["source"], given["target"], given["dead_letters"])
+    found += checks
     found.append(_scored(models, sample))
     for what, is_right, message in found:
         answer(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 
 LOG_FORMATS = ("text", "json")
@@ -24,6 +26,15 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)
+
+
+def tell(form: str, level: int, message: str) -> None:
+    """Write a line to standard error at once: takes no lock, so that handlers of signals may."""
+    if form == "json":
+        message = JsonLines().format(logging.LogRecord("streamfm", level, "", 0, message, None, None))
+    # Whoever has read it may be gone; that is no reason not to end.
+    with suppress(OSError):
+        os.write(2, f"{message}\n".encode())
 
 
 def write_logs(form: str) -> None:

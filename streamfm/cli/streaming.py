@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from typing import Any
@@ -10,6 +11,7 @@ import click
 
 from connectors.kafka_settings import KafkaSettings
 from streamfm.cli.commands import Command, argument, option
+from streamfm.cli.complaints import complaint
 from streamfm.cli.console import say
 from streamfm.cli.drain import Drain
 from streamfm.cli.stream_logs import LOG_FORMATS, write_logs
@@ -27,6 +29,10 @@ from streamfm.cli.stream_options import (
 )
 from streamfm.cli.workers import follow, supervise
 from streamfm.stream.settings import StreamSettings
+
+logger = logging.getLogger(__name__)
+
+EXIT_FAILED = 1
 
 KAFKA, EVENTS, REPLAY, OPERATION = "Kafka", "Events and scores", "Replay", "Operation"
 GUARANTEES = ("at-least-once", "exactly-once")
@@ -180,7 +186,11 @@ OF_FILES = {"follow"}
     heading=OPERATION,
     help="Of what goes to standard error.",
 )
-@option("--check", is_flag=True, help="Check brokers, topics, codecs and the model, score one event, and stop.")
+@option(
+    "--check",
+    is_flag=True,
+    help="Check brokers, topics and codecs, or files, and the model, score one event, and stop.",
+)
 @option("--slot", type=click.IntRange(0), hidden=True)
 @option("--parent", type=int, hidden=True)
 def stream(**given: Any) -> int:
@@ -214,18 +224,26 @@ def stream(**given: Any) -> int:
         refuse_idle(context, OF_FILES, "with --bootstrap-servers: a topic is waited at")
     else:
         refuse_idle(context, OF_KAFKA, "with JSON lines: it is Kafka's, and needs --bootstrap-servers")
+    write_logs(given["log_format"])
     if given["workers"] > 1 and given["slot"] is None and not given["check"]:
         return supervise(sys.argv[1:], given["workers"])
 
-    write_logs(given["log_format"])
     if given["parent"] is not None:
         follow(given["parent"])
     if given["check"]:
         from streamfm.cli.stream_check import print_checks
 
         return print_checks(given)
-    with Drain(given["drain_s"]) as drain:
-        return _work(given, drain)
+    try:
+        with Drain(given["drain_s"], log_format=given["log_format"]) as drain:
+            return _work(given, drain)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if given["log_format"] == "text":
+            raise
+        logger.error(complaint(error).removeprefix("error: "), exc_info=True)
+        return EXIT_FAILED
 
 
 def _work(given: dict[str, Any], drain: Drain) -> int:
@@ -236,8 +254,12 @@ def _work(given: dict[str, Any], drain: Drain) -> int:
     models = parts.models(given)
     began = time.monotonic()
     measures = work(lambda: parts.ends(given), models, parts.operation(given), drain)
-    say(
+    summary = (
         f"{measures.events:,} events in {time.monotonic() - began:,.1f} s: {measures.scores:,} scores, "
         f"{measures.dead_letters.total():,} dead letters"
     )
+    if given["log_format"] == "json":
+        logger.info(summary)
+    else:
+        say(summary)
     return 0

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -170,12 +171,28 @@ def test_what_is_kept_running_tells_how_it_is(broker: str, start) -> None:
     list(records(broker, "scores", count=10, timeout_s=LIMIT_S))
 
     def get(page: str) -> str:
-        with urllib.request.urlopen(f"{address}{page}", timeout=LIMIT_S) as answer:
-            return answer.read().decode()
+        try:
+            with urllib.request.urlopen(f"{address}{page}", timeout=LIMIT_S) as answer:
+                return answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.read().decode()
 
     until(lambda: "streamfm_events_total 10.0" in get("/metrics"))
-    assert ("ok\n", "ok\n") == (get("/healthz"), get("/readyz"))
-    assert 0 == worker.end(signal.SIGTERM)[0]
+    # While the group settles, there may be no partitions.
+    until(lambda: get("/readyz") == "ok\n")
+    assert "ok\n" == get("/healthz")
+    code, err = worker.end(signal.SIGTERM)
+    assert 0 == code
+    said = [json.loads(line)["message"] for line in err.splitlines()]
+    assert "SIGTERM: draining; again to end at once" in said
+    assert "10 events in" in said[-1]
+
+
+def test_a_log_in_json_tells_in_json_why_it_ended(folder: Path, streamfm) -> None:
+    done = streamfm("stream", MODEL, "--in", "nothing.jsonl", "--out", "-", "--log-format", "json")
+    assert 1 == done.code
+    line = json.loads(done.err)
+    assert ("error", "nothing.jsonl: No such file or directory") == (line["level"], line["message"])
 
 
 def test_a_version_that_is_promoted_answers(broker: str, folder: Path, start) -> None:
@@ -220,3 +237,23 @@ def test_what_cannot_be_is_refused_in_a_line(arguments: tuple[str, ...], said: s
     assert 1 == done.code
     assert said in done.err
     assert "Traceback" not in done.err
+
+
+def test_json_lines_are_checked_and_left_alone(folder: Path, streamfm) -> None:
+    Path("events.jsonl").write_text('{"event_id": "e1"}\n')
+    before = sorted(folder.iterdir())
+    done = streamfm("stream", MODEL, "--in", "events.jsonl", "--out", "scores.jsonl", "--check")
+    assert 0 == done.code, done.out
+    assert "events.jsonl: 19 bytes" in done.out
+    assert 'one event: events.jsonl-0 offset 0: {"event_id":"e1"' in done.out
+    Path("old.jsonl").write_text("precious\n")
+    for arguments, said in (
+        (("--in", "nothing.jsonl", "--out", "scores.jsonl"), "input: nothing.jsonl: No such file or directory"),
+        (("--in", "events.jsonl", "--out", "nowhere/scores.jsonl"), "scores: nowhere/scores.jsonl: its folder is not"),
+        (("--in", "events.jsonl", "--out", "events.jsonl"), "run: events.jsonl and events.jsonl are one file"),
+        (("--in", "events.jsonl", "--out", "old.jsonl"), "old.jsonl.progress does not tell whose"),
+    ):
+        done = streamfm("stream", MODEL, *arguments, "--check")
+        assert (1, True) == (done.code, said in done.out), done.out
+    Path("old.jsonl").unlink()
+    assert before == sorted(folder.iterdir())
