@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
+
 from connectors.confluent_config import consumer_config, producer_config
 from connectors.confluent_consumer import ConfluentConsumer
+from connectors.confluent_errors import Reports, translating
 from connectors.confluent_producer import ConfluentProducer
 from connectors.kafka_client import Revocation
 from connectors.kafka_settings import KafkaSettings
@@ -25,16 +30,29 @@ class ConfluentClient:
     def open_consumer(self, revocation: Revocation) -> ConfluentConsumer:
         """See `Client`."""
         settings = self._settings
-        consumer = ConfluentConsumer(self._consumer_config, settings, revocation)
+        consumer = self.open_unsubscribed()
         try:
             for topic in dict.fromkeys((*settings.input_topics, settings.output_topic, settings.dead_letter_topic)):
                 if topic:
-                    consumer.require_topic(topic)
-            consumer.subscribe()
+                    consumer.partitions(topic)
+            consumer.subscribe(revocation)
         except BaseException:
             consumer.close(0.0)
             raise
         return consumer
+
+    def open_unsubscribed(self) -> ConfluentConsumer:
+        """A consumer in no group."""
+        return ConfluentConsumer(self._consumer_config, self._settings)
+
+    def sizes(self, topics: Sequence[str]) -> Mapping[str, int]:
+        """See `kafka_check.Inspector`."""
+        asked = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics]
+        with translating("asking for the topics' settings", Reports()):
+            # Without a reference it would end before the answers come.
+            admin = AdminClient(self._producer_config)
+            answers = admin.describe_configs(asked, request_timeout=self._settings.request_timeout_s)
+            return {asked.name: int(answer.result()["max.message.bytes"].value) for asked, answer in answers.items()}
 
     def open_producer(self) -> ConfluentProducer:
         """See `Client`."""

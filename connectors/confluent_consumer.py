@@ -13,7 +13,7 @@ from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException
 from connectors.confluent_config import Config
 from connectors.confluent_errors import Reports, translated, translating
 from connectors.kafka_client import Bounds, BrokenClientError, OutOfRangeError, Revocation
-from connectors.kafka_errors import bounded
+from connectors.kafka_errors import bounded, no_topic
 from connectors.kafka_settings import KafkaSettings
 from streamfm.errors import DisturbedError, StreamError
 from streamfm.stream.ports import Event, Partition, Positions, Record
@@ -29,9 +29,11 @@ class ConfluentConsumer:
     read from a place that nobody asked for.
     """
 
-    def __init__(self, config: Config, settings: KafkaSettings, revocation: Revocation) -> None:
+    _revocation: Revocation
+
+    def __init__(self, config: Config, settings: KafkaSettings) -> None:
         """Start it; `subscribe` joins the group."""
-        self._settings, self._revocation = settings, revocation
+        self._settings = settings
         self._timeout_s = settings.request_timeout_s
         self._reports = Reports()
         self._consumer = Consumer({**config, "error_cb": self._reports})
@@ -43,8 +45,9 @@ class ConfluentConsumer:
         self._ends_due_s = 0.0
         self._is_closing = False
 
-    def subscribe(self) -> None:
+    def subscribe(self, revocation: Revocation) -> None:
         """Join the group, with the first poll."""
+        self._revocation = revocation
         with translating("subscribing", self._reports):
             self._consumer.subscribe(
                 list(self._settings.input_topics),
@@ -53,23 +56,26 @@ class ConfluentConsumer:
                 on_lost=self._on_lost,
             )
 
-    def require_topic(self, topic: str) -> None:
-        """Return when it is there.
+    def partitions(self, topic: str) -> list[Partition]:
+        """Those of a topic.
 
         Raises:
-            StreamError: It is not, or this user may not see it.
+            StreamError: It is not there, or this user may not see it.
             DisturbedError: No broker answers.
         """
         servers = self._settings.bootstrap_servers
         with translating(f"connecting to {servers}", self._reports):
             found = self._consumer.list_topics(topic, self._timeout_s).topics.get(topic)
         if found is None or (found.error and found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART):
-            raise StreamError(
-                f"topic {topic!r} is not there, or this user may not see it",
-                hint=f"kafka-topics.sh --bootstrap-server {servers} --create --topic {topic}",
-            )
+            raise no_topic(topic, servers)
         if found.error:
             raise translated(f"looking for topic {topic!r}", found.error)
+        return [(topic, number) for number in sorted(found.partitions)]
+
+    def read_alone(self, positions: Positions) -> None:
+        """Read from there, outside of the group; instead of `subscribe`."""
+        self._partitions = list(positions)
+        self.seek(positions)
 
     def poll(self, max_records: int, timeout_s: float) -> Sequence[Record]:
         """See `Consumer`."""

@@ -68,6 +68,14 @@ def stream_error(doing: str, code: int | None, text: str) -> StreamError:
     return DisturbedError(f"{doing}: {text}")
 
 
+def no_topic(topic: str, bootstrap_servers: str) -> StreamError:
+    """The error to be raised for a topic that is not found."""
+    return StreamError(
+        f"topic {topic!r} is not there, or this user may not see it",
+        hint=f"kafka-topics.sh --bootstrap-server {bootstrap_servers} --create --topic {topic}",
+    )
+
+
 def bounded(doing: str, limit_s: float, call: Callable[[], _Result]) -> _Result:
     """What `call()` returns or raises, if it ends in time; else it goes on in a thread that nobody waits for.
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import kafka
 from kafka import codec
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.net.compat import KafkaNetClient
@@ -16,7 +17,7 @@ from connectors.kafka_client import Revocation
 from connectors.kafka_errors import bounded
 from connectors.kafka_options import options_for
 from connectors.kafka_python_consumer import KafkaPythonConsumer
-from connectors.kafka_python_errors import translated
+from connectors.kafka_python_errors import translated, translating
 from connectors.kafka_python_producer import KafkaPythonProducer, NullSerializer
 from connectors.kafka_settings import KafkaSettings
 from streamfm.errors import DisturbedError, StreamError
@@ -42,16 +43,35 @@ class KafkaPythonClient:
     def open_consumer(self, revocation: Revocation) -> KafkaPythonConsumer:
         """See `Client`."""
         settings = self._settings
-        consumer = _opened(kafka.KafkaConsumer, self._consumer_config, settings)
+        consumer = self.open_unsubscribed()
         try:
             # Also: the leader of a group of a fresh topic can be stuck for ever, unless it has seen its partitions.
             for topic in dict.fromkeys((*settings.input_topics, settings.output_topic, settings.dead_letter_topic)):
                 if topic:
-                    _require_topic(topic, lambda: consumer.partitions_for_topic(topic), settings)  # noqa: B023
-            return KafkaPythonConsumer(consumer, settings, revocation)
+                    consumer.partitions(topic)
+            consumer.subscribe(revocation)
         except BaseException:
-            KafkaPythonConsumer.discard(consumer)
+            consumer.close(0.0)
             raise
+        return consumer
+
+    def open_unsubscribed(self) -> KafkaPythonConsumer:
+        """A consumer that is connected, and in no group."""
+        opened = _opened(kafka.KafkaConsumer, self._consumer_config, self._settings)
+        return KafkaPythonConsumer(opened, self._settings)
+
+    def sizes(self, topics: Sequence[str]) -> Mapping[str, int]:
+        """See `kafka_check.Inspector`."""
+        known = kafka.KafkaAdminClient.DEFAULT_CONFIG
+        options = {name: value for name, value in self._consumer_config.items() if name in known}
+        with translating("asking for the topics' settings"):
+            admin = kafka.KafkaAdminClient(**options)
+            try:
+                asked = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
+                found = admin.describe_configs(asked, config_filter="all")["topic"]
+            finally:
+                admin.close()
+        return {topic: int(found[topic]["max.message.bytes"]["value"]) for topic in topics}
 
     def open_producer(self) -> KafkaPythonProducer:
         """See `Client`."""
@@ -110,19 +130,6 @@ def _opened(kind: Callable[..., _Opened], config: dict[str, Any], settings: Kafk
         if isinstance(error, KafkaError):
             raise translated(doing, error) from None
         raise StreamError(f"{doing}: {error}") from error
-
-
-def _require_topic(topic: str, partitions: Callable[[], Iterable[int]], settings: KafkaSettings) -> None:
-    doing = f"looking for topic {topic!r}"
-    try:
-        there: Sequence[int] = list(bounded(doing, settings.call_limit_s, partitions))
-    except KafkaError as error:
-        raise translated(doing, error) from None
-    if not there:
-        raise StreamError(
-            f"topic {topic!r} is not there, or this user may not see it",
-            hint=f"kafka-topics.sh --bootstrap-server {settings.bootstrap_servers} --create --topic {topic}",
-        )
 
 
 def _common(settings: KafkaSettings) -> dict[str, Any]:

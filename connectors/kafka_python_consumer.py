@@ -12,7 +12,7 @@ from kafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRange
 from kafka.structs import MemberState
 
 from connectors.kafka_client import Bounds, BrokenClientError, OutOfRangeError, Revocation, UnpositionedError
-from connectors.kafka_errors import bounded
+from connectors.kafka_errors import bounded, no_topic
 from connectors.kafka_python_errors import translated, translating
 from connectors.kafka_settings import KafkaSettings
 from streamfm.errors import DisturbedError, StreamError
@@ -22,12 +22,36 @@ from streamfm.stream.ports import Partition, Positions, Record
 class KafkaPythonConsumer:
     """A `Consumer`."""
 
-    def __init__(self, consumer: Any, settings: KafkaSettings, revocation: Revocation) -> None:
-        """Subscribe."""
+    def __init__(self, consumer: Any, settings: KafkaSettings) -> None:
+        """Take it; `subscribe` joins the group."""
         self._consumer, self._settings = consumer, settings
         self._timeout_ms = round(settings.request_timeout_s * 1000)
-        self._listener = _Listener(consumer, revocation)
-        consumer.subscribe(list(settings.input_topics), listener=self._listener)
+        self._listener: _Listener | None = None
+
+    def subscribe(self, revocation: Revocation) -> None:
+        """Join the group, with the first poll."""
+        self._listener = _Listener(self._consumer, revocation)
+        self._consumer.subscribe(list(self._settings.input_topics), listener=self._listener)
+
+    def partitions(self, topic: str) -> list[Partition]:
+        """Those of a topic.
+
+        Raises:
+            StreamError: It is not there, or this user may not see it.
+            DisturbedError: No broker answers.
+        """
+        doing = f"looking for topic {topic!r}"
+        limit_s = self._settings.call_limit_s
+        with translating(doing):
+            numbers = bounded(doing, limit_s, lambda: self._consumer.partitions_for_topic(topic))
+        if not numbers:
+            raise no_topic(topic, self._settings.bootstrap_servers)
+        return [(topic, number) for number in sorted(numbers)]
+
+    def read_alone(self, positions: Positions) -> None:
+        """Read from there, outside of the group; instead of `subscribe`."""
+        self._consumer.assign([kafka.TopicPartition(*partition) for partition in positions])
+        self.seek(positions)
 
     def poll(self, max_records: int, timeout_s: float) -> Sequence[Record]:
         """See `Consumer`."""
@@ -125,15 +149,14 @@ class KafkaPythonConsumer:
     def close(self, timeout_s: float) -> None:
         """See `Consumer`."""
         # What it calls in the background, beside the loop, is of no consequence any more.
-        self._listener.is_silent = timeout_s <= 0
-        self.discard(self._consumer, timeout_s)
-        self._listener.is_silent = True
-
-    @staticmethod
-    def discard(consumer: Any, timeout_s: float = 0.0) -> None:
-        """Close it, in the background when that takes longer; its own time limit does not hold for every step."""
+        if self._listener:
+            self._listener.is_silent = timeout_s <= 0
         with suppress(KafkaError, StreamError, RuntimeError):
-            bounded("leaving the group", timeout_s, lambda: consumer.close(timeout_ms=max(timeout_s, 1.0) * 1000))
+            # Its own time limit does not hold for every step.
+            limit_ms = max(timeout_s, 1.0) * 1000
+            bounded("leaving the group", timeout_s, lambda: self._consumer.close(timeout_ms=limit_ms))
+        if self._listener:
+            self._listener.is_silent = True
 
 
 class _Listener(kafka.AsyncConsumerRebalanceListener):  # type: ignore[misc]

@@ -7,14 +7,13 @@ from typing import Any
 from connectors.kafka_check import check
 
 
-def test_everything_is_there(bench: Any) -> None:
+def test_everything_is_there(bench: Any, client: str) -> None:
     bench.produce([b"a", b"b", b"c"])
 
-    checks, sample = check(bench.settings())
+    checks, sample = check(bench.settings(), client)
 
     assert [(what, is_right) for what, is_right, _ in checks] == [
-        ("libraries", True),
-        ("broker", True),
+        ("client", True),
         (f"topic {bench.events}", True),
         (f"topic {bench.scores}", True),
         (f"topic {bench.dead}", True),
@@ -30,28 +29,29 @@ def test_everything_is_there(bench: Any) -> None:
     assert sample.value in (b"a", b"b")
 
 
-def test_the_group_is_left_as_it_was(bench: Any) -> None:
+def test_the_group_is_left_as_it_was(bench: Any, client: str) -> None:
     bench.produce([b"a", b"b"])
     bench.worker().run(2)
     bench.produce([b"c"])
 
-    checks, _ = check(bench.settings())
+    checks, _ = check(bench.settings(), client)
 
     assert ("group " + bench.name, True, "stands in 2 partitions, 1 events behind") in checks
     assert bench.committed() == {0: 1, 1: 1}
 
 
-def test_a_topic_that_is_missing_is_told(bare_bench: Any) -> None:
+def test_a_topic_that_is_missing_is_told(bare_bench: Any, client: str) -> None:
     bare_bench.make(bare_bench.events)
     bare_bench.make(bare_bench.dead)
 
-    checks, sample = check(bare_bench.settings())
+    checks, sample = check(bare_bench.settings(), client)
 
     assert [what for what, is_right, _ in checks if not is_right] == [f"topic {bare_bench.scores}"]
+    assert "hint: kafka-topics.sh" in next(message for _, is_right, message in checks if not is_right)
     assert sample is None
 
 
-def test_events_that_are_lost_are_told_before_the_stream_runs(bench: Any) -> None:
+def test_events_that_are_lost_are_told_before_the_stream_runs(bench: Any, client: str) -> None:
     import kafka
 
     bench.produce([b"a"] * 20)
@@ -60,7 +60,7 @@ def test_events_that_are_lost_are_told_before_the_stream_runs(bench: Any) -> Non
     bench.produce([b"a"] * 20)
     bench.admin.delete_records({kafka.TopicPartition(bench.events, 0): committed + 5})
 
-    checks, _ = check(bench.settings())
+    checks, _ = check(bench.settings(), client)
 
     (wrong,) = [message for _, is_right, message in checks if not is_right]
     assert wrong.startswith(
@@ -68,8 +68,21 @@ def test_events_that_are_lost_are_told_before_the_stream_runs(bench: Any) -> Non
     )
 
 
-def test_options_that_cannot_be_given_are_told(bench: Any) -> None:
-    checks, _ = check(bench.settings(options={"acks": "1"}))
+def test_options_are_those_of_the_client(bench: Any, client: str) -> None:
+    mistyped, right = {"queued.min.messagess": "1"}, {"queued.min.messages": "1"}
+    if client == "kafka-python":
+        mistyped, right = {"fetch_min_bytess": "1"}, {"fetch_min_bytes": "1"}
 
-    assert checks[-1][:2] == ("options", False)
+    (wrong,), _ = check(bench.settings(options=mistyped), client)
+    checks, _ = check(bench.settings(options=right), client)
+
+    assert wrong[:2] == ("client", False)
+    assert next(iter(mistyped)) in wrong[2]
+    assert all(is_right for _, is_right, _ in checks)
+
+
+def test_options_that_cannot_be_given_are_told(bench: Any, client: str) -> None:
+    checks, _ = check(bench.settings(options={"acks": "1"}), client)
+
+    assert checks[-1][:2] == ("client", False)
     assert "idempotence" in checks[-1][2]

@@ -252,7 +252,7 @@ def test_a_static_member_that_is_idle_is_not_told_that_its_name_is_anothers(benc
     second = bench.worker(static_membership=True)
     second.join(2)
     first.source._clock = lambda: now[0]
-    first.source._moved_s = first.source._member_s = 0.0
+    first.source._moved_s, first.source._member_s = dict.fromkeys(first.source._moved_s, 0.0), 0.0
     for _ in range(15):
         assert not first.source.poll(1, 0.1).records
     now[0] = 21.0

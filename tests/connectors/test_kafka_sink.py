@@ -65,7 +65,9 @@ def test_a_consumer_that_is_given_up_says_nothing_more_beside_the_loop() -> None
 
     for told, timeout_s in ((given_up, 0.0), (left, 5.0)):
         library = Library()
-        KafkaPythonConsumer(library, settings(), told).close(timeout_s)
+        consumer = KafkaPythonConsumer(library, settings())
+        consumer.subscribe(told)
+        consumer.close(timeout_s)
         # In the background it may go on for long.
         library.close(0.0)
 
