@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ from streamfm.cli.stream_logs import tell
 
 EXIT_UNDRAINED = 1
 LOOK_S = 0.1
+_GRACE_S = 1.0
 
 _UNDRAINED = """\
 error: not drained in {:g} s; what was not committed will be read again
@@ -43,6 +45,7 @@ class Drain:
     def __exit__(self, *_: object) -> None:
         """Give the signals back."""
         self._ended = True
+        faulthandler.cancel_dump_traceback_later()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
@@ -60,6 +63,8 @@ class Drain:
         if self._signalled_s is not None:
             os._exit(128 + number)
         self._signalled_s = time.monotonic()
+        # A library that hangs with Python's lock stops all its threads, `_watch` too; this one needs no lock.
+        faulthandler.dump_traceback_later(self._drain_s + _GRACE_S, exit=True, file=2)
         tell(self._log_format, logging.INFO, f"{signal.Signals(number).name}: draining; again to end at once")
 
     def _watch(self) -> None:

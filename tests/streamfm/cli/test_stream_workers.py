@@ -16,6 +16,14 @@ KILLED = "import os; os.kill(os.getpid(), 9)"
 LONG = "import time; time.sleep(60)"
 ORPHAN = "import os, time; from streamfm.cli.workers import follow; follow(os.getpid()); time.sleep(60)"
 
+HUNG = """
+import ctypes, signal
+from streamfm.cli.drain import Drain
+with Drain(0.1):
+    signal.raise_signal(signal.SIGTERM)
+    ctypes.PyDLL(None).sleep(60)  # holds Python's lock
+"""
+
 
 def test_a_signal_that_comes_while_a_worker_is_started_again_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[bytes]] = []
@@ -35,3 +43,10 @@ def test_a_signal_that_comes_while_a_worker_is_started_again_reaches_it(monkeypa
 def test_a_worker_whose_supervisor_is_gone_before_it_looks_ends() -> None:
     done = subprocess.run([sys.executable, "-c", ORPHAN], timeout=50, check=False)
     assert -signal.SIGTERM == done.returncode
+
+
+def test_a_library_that_hangs_with_python_s_lock_does_not_keep_a_worker_from_its_end() -> None:
+    done = subprocess.run([sys.executable, "-c", HUNG], timeout=50, check=False, capture_output=True)
+    assert 1 == done.returncode
+    assert b"draining" in done.stderr
+    assert b"Timeout" in done.stderr
