@@ -135,6 +135,36 @@ def test_after_a_refusal_nothing_is_committed_in_a_transaction(bare_bench: Any) 
     assert bench.committed() == {0: 0}
 
 
+def test_after_a_refusal_no_reader_waits_for_the_transaction(bare_bench: Any) -> None:
+    import kafka
+
+    bench = bare_bench
+    bench.make(bench.events, 1)
+    bench.make(bench.dead)
+    bench.make(bench.scores, 1, max_message_bytes="200000")
+    bench.produce([b"small" * 20_000] * 3 + [b"x" * 500_000])
+    worker = bench.worker(guarantee="exactly-once", transaction_timeout_s=300.0)
+    worker.send(worker.poll(1))
+    worker.sink.flush()
+    worker.send(worker.poll())
+    with pytest.raises(StreamError, match=r"MessageSizeTooLarge|MSG_SIZE_TOO_LARGE"):
+        worker.sink.flush()
+
+    # As the loop does, and then the command.
+    worker.sink.abandon()
+    worker.sink.close(5.0)
+
+    def end(isolation: str) -> int:
+        reader = kafka.KafkaConsumer(bootstrap_servers=bench.bootstrap, isolation_level=isolation)
+        partition = kafka.TopicPartition(bench.scores, 0)
+        found: int = reader.end_offsets([partition])[partition]
+        reader.close()
+        return found
+
+    # The end of an open transaction's topic is before it.
+    bench.until(lambda: end("read_committed") == end("read_uncommitted") > 0)
+
+
 def test_a_transaction_timeout_that_the_broker_refuses_is_told(bench: Any) -> None:
     with pytest.raises(StreamError, match=r"InvalidTransactionTimeout|INVALID_TRANSACTION_TIMEOUT") as failure:
         bench.worker(guarantee="exactly-once", transaction_timeout_s=100_000.0)
