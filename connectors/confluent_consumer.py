@@ -127,8 +127,12 @@ class ConfluentConsumer:
         self._consumer.assign([])
 
     def _on_revoke(self, _: object, partitions: object) -> None:
-        if self._is_closing:
-            return
+        if not self._is_closing:
+            self._settle()
+        self._let_go()
+
+    def _settle(self) -> None:
+        """Commit what was sent."""
         deadline_s = time.monotonic() + self._settings.revoke_deadline_s
         positions = self._revocation.revoke()
         if positions:
@@ -138,7 +142,6 @@ class ConfluentConsumer:
                 self._revocation.revoked(error)
             else:
                 self._revocation.revoked(None)
-        self._leave()
 
     def _commit_here(self, positions: Positions, timeout_s: float) -> None:
         """As `commit`, inside a call of librdkafka: waiting for another thread's call there would not end."""
@@ -152,9 +155,12 @@ class ConfluentConsumer:
     def _on_lost(self, _: object, partitions: object) -> None:
         if not self._is_closing:
             self._revocation.lose()
-            self._leave()
+        self._let_go()
 
-    def _leave(self) -> None:
+    def _let_go(self) -> None:
+        # Where the callback does not, the library does, by a call that may wait for ever in a consumer that closes.
+        with suppress(KafkaException, RuntimeError):
+            self._consumer.unassign()
         self._membership, self._partitions, self._ends = None, [], {}
         self._reached.clear()
 
