@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from connectors.kafka_client import Bounds
 from connectors.kafka_errors import bounded
 from connectors.kafka_settings import KafkaSettings
-from streamfm.errors import StreamError
+from streamfm.errors import DisturbedError, StreamError
 from streamfm.stream.ports import Partition, Positions, Record
 
 Check = tuple[str, bool, str]
 # Room for the headers that tell what is wrong with a dead letter.
 _HEADERS_BYTES = 4_096
+_TRIES, _AGAIN_S = 10, 0.5
 
 
 class Looker(Protocol):
@@ -87,7 +89,7 @@ def _inspector(settings: KafkaSettings, client: str) -> Inspector:
 def _inspect(inspector: Inspector, looker: Looker, settings: KafkaSettings, found: list[Check]) -> Record | None:
     def attempt(what: str, ask: Callable[[], str]) -> None:
         try:
-            found.append((what, True, bounded(what, settings.call_limit_s * 2, ask)))
+            found.append((what, True, bounded(what, settings.call_limit_s * 2, lambda: _patiently(ask))))
         except StreamError as error:
             found.append((what, False, str(error)))
 
@@ -102,6 +104,16 @@ def _inspect(inspector: Inspector, looker: Looker, settings: KafkaSettings, foun
         return _first(looker, settings)
     except StreamError:
         return None
+
+
+def _patiently(ask: Callable[[], str]) -> str:
+    """The answer; a broker that has just started has nobody to ask about groups for some seconds."""
+    for _ in range(_TRIES - 1):
+        try:
+            return ask()
+        except DisturbedError:
+            time.sleep(_AGAIN_S)
+    return ask()
 
 
 def _inputs(looker: Looker, settings: KafkaSettings) -> list[Partition]:

@@ -202,7 +202,7 @@ class Stream:
             delay_s = min(settings.backoff_s * 2 ** min(self._failures, 30), settings.max_backoff_s)
             self._failures += 1
             self.measures.disturbances += 1
-            logger.warning("disturbed, again in %.1f s (%d in a row): %s", delay_s, self._failures, problem.message)
+            logger.warning("disturbed, again in %.1f s (%d in a row): %s", delay_s, self._failures, problem)
             self._sleep(delay_s)
             self.measures.turned(self._clock())
             try:
