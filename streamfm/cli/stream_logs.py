@@ -6,10 +6,14 @@ import json
 import logging
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 LOG_FORMATS = ("text", "json")
+
+# kafka-python tells of each attempt to connect; what comes of them, the adapter says.
+_LEVELS = {"streamfm": logging.INFO, "connectors": logging.INFO, "kafka": logging.CRITICAL}
 
 
 class JsonLines(logging.Formatter):
@@ -37,12 +41,19 @@ def tell(form: str, level: int, message: str) -> None:
         os.write(2, f"{message}\n".encode())
 
 
-def write_logs(form: str) -> None:
-    """Send what streamfm logs, and warnings of other libraries, to standard error."""
+@contextmanager
+def written_logs(form: str) -> Iterator[None]:
+    """A block in which what streamfm logs, and warnings of other libraries, go to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if form == "json" else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    for name in ("streamfm", "connectors"):
-        logging.getLogger(name).setLevel(logging.INFO)
-    # It tells of each attempt to connect; what comes of them, the adapter says.
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    root = logging.getLogger()
+    before = {name: logging.getLogger(name).level for name in _LEVELS}
+    root.addHandler(handler)
+    for name, level in _LEVELS.items():
+        logging.getLogger(name).setLevel(level)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

@@ -14,7 +14,7 @@ from streamfm.cli.commands import Command, argument, option
 from streamfm.cli.complaints import complaint
 from streamfm.cli.console import say
 from streamfm.cli.drain import Drain
-from streamfm.cli.stream_logs import LOG_FORMATS, write_logs
+from streamfm.cli.stream_logs import LOG_FORMATS, written_logs
 from streamfm.cli.stream_operation import Operation
 from streamfm.cli.stream_options import (
     PREFIX,
@@ -224,7 +224,7 @@ def stream(**given: Any) -> int:
         refuse_idle(context, OF_FILES, "with --bootstrap-servers: a topic is waited at")
     else:
         refuse_idle(context, OF_KAFKA, "with JSON lines: it is Kafka's, and needs --bootstrap-servers")
-    write_logs(given["log_format"])
+    context.with_resource(written_logs(given["log_format"]))
     if given["workers"] > 1 and given["slot"] is None and not given["check"]:
         return supervise(sys.argv[1:], given["workers"])
 

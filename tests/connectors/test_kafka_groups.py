@@ -118,6 +118,7 @@ def test_after_a_rebalance_everything_uncommitted_is_read_again(bench: Any, guar
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_a_worker_slower_than_max_poll_interval_doubles_nothing(bench: Any) -> None:
     bench.produce(EVENTS[:20])
     slow = bench.worker(guarantee="exactly-once", worker_slot=0, transaction_timeout_s=60.0, **SLOW)

@@ -126,6 +126,7 @@ def test_offsets_of_a_failed_send_offsets_leak_into_the_next_transaction(
 
 
 @pytest.mark.parametrize("call", ["send_offsets_to_transaction", "commit_transaction"])
+@pytest.mark.faults
 def test_transactional_calls_may_hang_for_ever(bench: Any, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     """They wait without a limit for a broker that was away; the adapter does not wait for them."""
     ended = threading.Event()
@@ -171,6 +172,7 @@ def test_a_time_out_of_a_transactional_request_is_fatal_to_the_producer(bench: A
 
 
 @BOTH
+@pytest.mark.faults
 def test_flush_has_its_time_limit_for_every_batch_anew(
     bench: Any, monkeypatch: pytest.MonkeyPatch, guarantee: str
 ) -> None:

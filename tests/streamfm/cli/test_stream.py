@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -257,3 +258,11 @@ def test_json_lines_are_checked_and_left_alone(folder: Path, streamfm) -> None:
         assert (1, True) == (done.code, said in done.out), done.out
     Path("old.jsonl").unlink()
     assert before == sorted(folder.iterdir())
+
+
+def test_the_command_leaves_the_logs_of_its_process_as_they_were(folder: Path, streamfm) -> None:
+    names = ("", "streamfm", "connectors", "kafka")
+    before = [(list(logging.getLogger(name).handlers), logging.getLogger(name).level) for name in names]
+    Path("events.jsonl").write_text('{"event_id": "e1"}\n')
+    assert 0 == streamfm("stream", MODEL, "--in", "events.jsonl", "--out", "scores.jsonl").code
+    assert before == [(list(logging.getLogger(name).handlers), logging.getLogger(name).level) for name in names]
