@@ -56,7 +56,7 @@ contracts: install  ## import-linter: who may import whom
 pytest: install  ## the tests alone; PYTEST_FLAGS="-k encoder" for some
 	$(BIN)/pytest $(PYTEST_FLAGS)
 
-faults: install  ## fault campaigns on genuine Kafka (../shared/kafka, Java): about 30 minutes
+faults: install  ## fault campaigns on genuine Kafka (../shared/kafka, Java): takes long
 	$(BIN)/pytest -m faults tests/connectors tests/faults $(PYTEST_FLAGS)
 
 bench: install  ## every benchmark in turn; NAME=frappe for one

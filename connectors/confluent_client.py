@@ -29,12 +29,10 @@ class ConfluentClient:
 
     def open_consumer(self, revocation: Revocation) -> ConfluentConsumer:
         """See `Client`."""
-        settings = self._settings
         consumer = self.open_unsubscribed()
         try:
-            for topic in dict.fromkeys((*settings.input_topics, settings.output_topic, settings.dead_letter_topic)):
-                if topic:
-                    consumer.partitions(topic)
+            for topic in self._settings.topics:
+                consumer.partitions(topic)
             consumer.subscribe(revocation)
         except BaseException:
             consumer.close(0.0)

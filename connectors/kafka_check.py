@@ -93,7 +93,7 @@ def _inspect(inspector: Inspector, looker: Looker, settings: KafkaSettings, foun
         except StreamError as error:
             found.append((what, False, str(error)))
 
-    for topic in filter(None, [*settings.input_topics, settings.output_topic, settings.dead_letter_topic]):
+    for topic in settings.topics:
         attempt(f"topic {topic}", lambda: f"{len(looker.partitions(topic))} partitions")  # noqa: B023
     if not all(is_right for _, is_right, _ in found):
         return None

@@ -42,13 +42,11 @@ class KafkaPythonClient:
 
     def open_consumer(self, revocation: Revocation) -> KafkaPythonConsumer:
         """See `Client`."""
-        settings = self._settings
         consumer = self.open_unsubscribed()
         try:
             # Also: the leader of a group of a fresh topic can be stuck for ever, unless it has seen its partitions.
-            for topic in dict.fromkeys((*settings.input_topics, settings.output_topic, settings.dead_letter_topic)):
-                if topic:
-                    consumer.partitions(topic)
+            for topic in self._settings.topics:
+                consumer.partitions(topic)
             consumer.subscribe(revocation)
         except BaseException:
             consumer.close(0.0)

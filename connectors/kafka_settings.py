@@ -113,6 +113,12 @@ class KafkaSettings:
         return f"{self.group_id}-{self.instance}-{self.worker_slot}"
 
     @property
+    def topics(self) -> tuple[str, ...]:
+        """All that are read or written, each once."""
+        named = (*self.input_topics, self.output_topic, self.dead_letter_topic)
+        return tuple(dict.fromkeys(filter(None, named)))
+
+    @property
     def is_exactly_once(self) -> bool:
         """Whether there are transactions."""
         return self.guarantee == "exactly-once"

@@ -54,7 +54,7 @@ NOT_RUN = {
     'make pytest PYTEST_FLAGS="-k encoder"': "runs tests",
     "make bench NAME=frappe": "takes minutes, and files that are not ours to give",
     "make wheel": "installs; CI runs it by itself",
-    "make faults": "takes half an hour, and a Kafka",
+    "make faults": "takes long, and a Kafka",
     "make constraints": "asks the package index",
     ".venv/bin/ruff format . && .venv/bin/ruff check --fix .": "rewrites files",
     "git log --oneline": "no git outside of a checkout",

@@ -12,7 +12,6 @@ from streamfm.stream.ports import Sink, Source
 from streamfm.stream.serving import ServedModels
 from streamfm.stream.settings import StreamSettings
 
-STANDARD = "-"
 Given = Mapping[str, Any]
 Made = TypeVar("Made")
 

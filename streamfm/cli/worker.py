@@ -96,7 +96,7 @@ def rarely_collecting() -> Iterator[None]:
     """A block in which Python looks for reference cycles less often.
 
     A Kafka client in Python makes several objects of each record, none of them in a cycle that lasts: with the usual
-    limits a third of the time went into searching them, and the model, again and again.
+    limits they, and the model, would be searched again and again.
     """
     limits = gc.get_threshold()
     gc.collect()

@@ -234,7 +234,7 @@ class _Writer:
 
 
 def _headers(scorer: Scorer, shadow: Scorer | None) -> tuple[Header, ...]:
-    """One a model: kafka-python takes 2 µs for each header of each record."""
+    """One a model: kafka-python writes each header of each record in Python."""
     models = [("streamfm.model", scorer), ("streamfm.shadow", shadow)]
     return tuple((name, _named(model).encode()) for name, model in models if model is not None)
 
