@@ -40,9 +40,11 @@ class Side:
     bundle: str = ""
     guarantee: Guarantee = "at-least-once"
     precision: Precision = "fp32"
+    threads: int = 1
     events: int
     batch: int = DEFAULTS.max_batch_records
     linger_s: float = DEFAULTS.linger_s
+    commit_interval_s: float = DEFAULTS.commit_interval_s
     options: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -129,8 +131,13 @@ def open_ends(side: Side) -> tuple[Source, Sink]:
 
 def make_stream(side: Side, source: Source, sink: Sink, measures: Measures) -> tuple[Stream, ServedModels]:
     """The loop as `streamfm stream` runs it."""
-    settings = StreamSettings(event_id="event_id", max_batch_records=side.batch, linger_s=side.linger_s)
-    models = ServedModels(side.bundle, settings, precision=side.precision, clock=time.monotonic)
+    settings = StreamSettings(
+        event_id="event_id",
+        max_batch_records=side.batch,
+        linger_s=side.linger_s,
+        commit_interval_s=side.commit_interval_s,
+    )
+    models = ServedModels(side.bundle, settings, precision=side.precision, threads=side.threads, clock=time.monotonic)
     stream = Stream(
         source,
         sink,

@@ -4,12 +4,10 @@ Given as JSON: the fields of `_stream_side.Side` and `raw`, a file. A line on st
 is committed. At SIGTERM the stream drains, and these arrays lie in the file (npz), with times of time.monotonic, which
 all processes of the machine share:
 
-    committed_s [B]      when the batch was committed
+    acknowledged_s [B]   when a batch was flushed
     batch_s [B]          from its first poll to then
-    records [B]          its size
-    acknowledged_s [B']  when a flush returned
-    counts [B']          records that it acknowledged
-    latency_ms [N]       of each of these records, from its timestamp to then
+    counts [B]           its size
+    latency_ms [N]       of each of its records, from its timestamp to then
     swaps                how often another version took over
 """
 
@@ -25,34 +23,35 @@ import numpy as np
 from _stream_side import Side, make_stream, open_ends, require_undisturbed
 
 from streamfm.cli.stream_operation import Operation
-from streamfm.cli.worker import Drain
+from streamfm.cli.worker import Drain, rarely_collecting
 from streamfm.stream.measures import Measures
 from streamfm.stream.ports import Answers, Checkpoint, Sink
 from streamfm.stream.serving import Watch
 
 
 class BatchTimes(Measures):
-    """Notes when batches were polled and committed. They are committed in the order in which they were polled."""
+    """Notes when batches were polled and acknowledged, which is in the order in which they were polled."""
 
     def __init__(self) -> None:
         """Nothing yet."""
         super().__init__()
         self._polled: deque[float] = deque()
-        self.rows: list[tuple[float, float, int]] = []
+        self.rows: list[tuple[float, float]] = []
 
     def took(self, **seconds: float) -> None:
-        """See `Measures`: a batch is polled when it tells how long it took to fill."""
+        """See `Measures`: a batch is polled when it tells how long it took to fill, acknowledged when it is flushed."""
         super().took(**seconds)
+        now = time.monotonic()
         if "fill" in seconds:
-            self._polled.append(time.monotonic() - seconds["fill"])
+            self._polled.append(now - seconds["fill"])
+        if "flush" in seconds:
+            self.rows.append((now, now - self._polled.popleft()))
 
     def committed(self, records: Any, answered: Any, acknowledged_ms: int) -> None:
         """See `Measures`."""
-        super().committed(records, answered, acknowledged_ms)
-        now = time.monotonic()
-        if not self.rows:
+        if not self.commits:
             print("committed", flush=True)
-        self.rows.append((now, now - self._polled.popleft(), len(records)))
+        super().committed(records, answered, acknowledged_ms)
 
 
 class TimedSink:
@@ -63,7 +62,7 @@ class TimedSink:
         self._sink = sink
         self._sent: list[int] = []
         self.commit, self.abandon, self.close = sink.commit, sink.abandon, sink.close
-        self.rows: list[tuple[float, Any]] = []
+        self.ages_ms: list[Any] = []
 
     def send(self, answers: Answers, checkpoint: Checkpoint) -> None:
         """See `Sink`."""
@@ -74,7 +73,7 @@ class TimedSink:
         """See `Sink`."""
         self._sink.flush()
         now_ms = time.time_ns() / 1e6
-        self.rows.append((time.monotonic(), now_ms - np.array(self._sent, np.float64)))
+        self.ages_ms.append(now_ms - np.array(self._sent, np.float64))
         self._sent = []
 
 
@@ -87,21 +86,18 @@ def main() -> None:
     sink = TimedSink(inner)
     stream, models = make_stream(side, source, sink, measures)
     operation = Operation()
-    with Drain(operation.drain_s) as drain, Watch(models, operation.watch_s):
+    with Drain(operation.drain_s) as drain, Watch(models, operation.watch_s), rarely_collecting():
         stream.run(drain.is_wanted)
     sink.close(operation.drain_s)
     source.close(operation.drain_s)
     require_undisturbed(measures)
-    committed_s, batch_s, records = zip(*measures.rows, strict=True)
-    acknowledged_s, ages = zip(*sink.rows, strict=True)
+    acknowledged_s, batch_s = zip(*measures.rows, strict=True)
     np.savez(
         raw,
-        committed_s=committed_s,
-        batch_s=batch_s,
-        records=records,
         acknowledged_s=acknowledged_s,
-        counts=[len(age) for age in ages],
-        latency_ms=np.concatenate(ages),
+        batch_s=batch_s,
+        counts=[len(ages) for ages in sink.ages_ms],
+        latency_ms=np.concatenate(sink.ages_ms),
         swaps=models.swaps,
     )
     print(json.dumps({}))

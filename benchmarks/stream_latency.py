@@ -66,9 +66,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--warm-up", type=float, default=15.0, metavar="SECONDS")
     parser.add_argument("--linger-ms", type=float, default=2.0)
+    parser.add_argument(
+        "--kafka",
+        action="append",
+        default=[],
+        type=lambda text: text.split("=", 1),
+        metavar="KEY=VALUE",
+        help="an option of the client; with --client",
+    )
     parser.add_argument("--backlog", type=int, default=300_000, help="events with which the most is measured")
     options = parser.parse_args()
-    how = {"linger_s": options.linger_ms / 1000}
+    how = {"linger_s": options.linger_ms / 1000, "options": dict(options.kafka)}
     with prepared() as common:
         for client in ("kafka-python", "confluent"):
             if options.client not in (None, client):

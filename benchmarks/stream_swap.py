@@ -86,8 +86,8 @@ def phases(common: Prepared, registry: Registry, rate: float | None, options: ar
 
 
 def of_spans(found: dict[str, np.ndarray], spans: list[tuple[float, float]]) -> np.ndarray:
-    """Milliseconds of the batches committed in these spans."""
-    times = found["committed_s"]
+    """Milliseconds of the batches acknowledged in these spans."""
+    times = found["acknowledged_s"]
     within = np.any([(times >= began) & (times < ended) for began, ended in spans], axis=0)
     return 1e3 * found["batch_s"][within]
 

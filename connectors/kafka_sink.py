@@ -63,6 +63,8 @@ class KafkaSink:
     def _send(self, answers: Answers, checkpoint: Checkpoint) -> None:
         settings, producer = self._settings, self._producer
         assert producer is not None  # `prepare` has opened it
+        if self._sent is not None and self._sent.assignment != checkpoint.assignment:
+            raise DisturbedError("the group has rebalanced since what was sent before")
         if self._sent is None and settings.is_exactly_once:
             producer.begin()
         self._sent = self._sent.followed_by(checkpoint) if self._sent else checkpoint

@@ -29,7 +29,13 @@ def models(given: Given) -> ServedModels:
         BundleError: It was refused.
         StreamError: The settings do not go with it.
     """
-    return ServedModels(given["reference"], settings(given), shadow=given["shadow"], precision=given["precision"])
+    return ServedModels(
+        given["reference"],
+        settings(given),
+        shadow=given["shadow"],
+        precision=given["precision"],
+        threads=given["threads"],
+    )
 
 
 def kafka(given: Given) -> KafkaSettings:

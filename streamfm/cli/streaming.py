@@ -129,6 +129,7 @@ OF_FILES = {"follow"}
         "max_batch_records": "Events scored, sent and committed together.",
         "max_batch_bytes": "A batch with so many takes no more.",
         "linger_s": "How long a batch waits for more after its first event.",
+        "commit_interval_s": "Batches acknowledged in that time are committed together.",
     },
     heading="Batches",
 )
@@ -151,6 +152,14 @@ OF_FILES = {"follow"}
     show_default=True,
     heading=OPERATION,
     help="The network that answers; int8 is the faster one.",
+)
+@configurable(
+    "--threads",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    heading=OPERATION,
+    help="Threads of the network, in each worker.",
 )
 @configurable(
     "--workers",

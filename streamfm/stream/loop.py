@@ -9,7 +9,8 @@ Each batch goes through five numbered steps:
     5 commit   where to go on; with exactly-once, together with what was sent
 
 and steps 1 and 2 of the next batch run while what was sent is under way: a turn is 1, 2, then 4 and 5 of the batch
-before, then 3. Where a batch would wait for more events, 4 and 5 of the one before come first.
+before, then 3. Where a batch would wait for more events, 4 and 5 of the one before come first. With a commit interval,
+5 is done once for all batches that were flushed in that time.
 
 What is lost or done twice when the process dies between two steps:
 
@@ -51,6 +52,7 @@ class _Batch(NamedTuple):
 
     records: Sequence[Record]
     answered: Answered
+    acknowledged_ms: int = 0
 
 
 class Stream:
@@ -85,6 +87,8 @@ class Stream:
         self._clock, self._now_ms, self._sleep = clock, now_ms, sleep
         self._guard = DeadLetterGuard(settings)
         self._sent: _Batch | None = None
+        self._flushed: list[_Batch] = []
+        self._commit_due_s = 0.0
         self._assignment: object = None
         self._failures = 0
 
@@ -94,10 +98,10 @@ class Stream:
         Raises:
             StreamError: The stream cannot go on. Everything that was not committed will be read again.
         """
-        while not stopping() and not (self._sent is None and self._source.is_finished()):
+        while not stopping() and not (self._is_settled() and self._source.is_finished()):
             self.turn(stopping)
         try:
-            self._settle()
+            self._settle(at_once=True)
         except DisturbedError as error:
             self._sink.abandon()
             logger.warning("stopped before the last batch was committed; it will be read again: %s", error.message)
@@ -126,29 +130,31 @@ class Stream:
             raise
         except StreamError:
             # What was sent has nothing to do with it.
-            self._settle()
+            self._settle(at_once=True)
             raise
-        self._settle()
-        if answered is not None:
+        if answered is None:
+            # At the end there is nothing that a commit could wait for.
+            self._settle(at_once=self._source.is_finished())
+        else:
+            self._settle()
             self._send(answered, polled)
 
     def _poll(self) -> Polled:
         """Step 1."""
         settings = self._settings
-        # With a batch under way there is something better to do than to wait.
-        polled = self._source.poll(settings.max_batch_records, settings.idle_s if self._sent is None else 0.0)
+        polled = self._source.poll(settings.max_batch_records, self._at_most(settings.idle_s))
         records, checkpoint = list(polled.records), polled.checkpoint
         if not records:
             return polled
-        until, filling = self._clock() + settings.linger_s, 0.0
-        size = _bytes_of(records)
+        size, filling, until = _bytes_of(records), 0.0, None
         while len(records) < settings.max_batch_records and size < settings.max_batch_bytes:
-            if self._clock() >= until:
-                break
-            # What was sent does not wait for what may come.
+            # What was sent does not wait for what may come; what came meanwhile is still taken.
             self._settle()
             began = self._clock()
-            more = self._source.poll(settings.max_batch_records - len(records), max(0.0, until - began))
+            until = began + settings.linger_s if until is None else until
+            if began >= until:
+                break
+            more = self._source.poll(settings.max_batch_records - len(records), self._at_most(until - began))
             filling += self._clock() - began
             if not more.records:
                 continue
@@ -179,25 +185,48 @@ class Stream:
         self._sink.send(answered.answers, polled.checkpoint)
         self.measures.took(send=self._clock() - began)
 
-    def _settle(self) -> None:
-        """Steps 4 and 5 of the batch that was sent, if there is one."""
-        if self._sent is None:
-            return
+    def _at_most(self, wait_s: float) -> float:
+        """How long a poll may wait: not at all with a batch under way, and no longer than until a commit is due."""
+        if self._sent is not None:
+            return 0.0
+        return min(wait_s, max(0.0, self._commit_due_s - self._clock())) if self._flushed else wait_s
+
+    def _is_settled(self) -> bool:
+        return self._sent is None and not self._flushed
+
+    def _settle(self, *, at_once: bool = False) -> None:
+        """Step 4 of the batch that was sent, and step 5 when it is due, or at once."""
+        if self._sent is not None:
+            self._flush(self._sent)
+        if self._flushed and (at_once or self._clock() >= self._commit_due_s):
+            self._commit()
+
+    def _flush(self, sent: _Batch) -> None:
+        """Step 4."""
         began = self._clock()
         self._sink.flush()
         flushed = self._clock()
-        now_ms = self._now_ms()
-        self._sink.commit()
-        self.measures.took(flush=flushed - began, commit=self._clock() - flushed)
-        self.measures.committed(self._sent.records, self._sent.answered, now_ms)
+        self.measures.took(flush=flushed - began)
+        if not self._flushed:
+            self._commit_due_s = flushed + self._settings.commit_interval_s
+        self._flushed.append(sent._replace(acknowledged_ms=self._now_ms()))
         self._sent = None
+
+    def _commit(self) -> None:
+        """Step 5."""
+        began = self._clock()
+        self._sink.commit()
+        self.measures.took(commit=self._clock() - began)
+        for batch in self._flushed:
+            self.measures.committed(*batch)
+        self._flushed = []
         self._failures = 0
 
     def _recover(self, error: DisturbedError, stopping: Callable[[], bool]) -> None:
         """Go back to what is committed, as soon as that can be."""
         settings, problem = self._settings, error
         self._sink.abandon()
-        self._sent = None
+        self._sent, self._flushed = None, []
         while not stopping():
             delay_s = min(settings.backoff_s * 2 ** min(self._failures, 30), settings.max_backoff_s)
             self._failures += 1

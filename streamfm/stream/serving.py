@@ -38,12 +38,12 @@ class Followed:
         refusals: How often a version was refused.
     """
 
-    def __init__(self, reference: Reference, precision: Precision, clock: Callable[[], float]) -> None:
+    def __init__(self, reference: Reference, load: Callable[[Reference], Scorer], clock: Callable[[], float]) -> None:
         """Follow it; nothing is loaded yet."""
         # A program may change its working directory; what is followed stays where it was.
         self.reference = Path(reference).absolute()
         self.refusals = 0
-        self._precision, self._clock = precision, clock
+        self._load, self._clock = load, clock
         self._serving: int | None = None
         self._refused: tuple[int | None, str] | None = None
         self._retry_s = 0.0
@@ -55,7 +55,7 @@ class Followed:
             RegistryError: No such model, version or alias.
             BundleError: It was refused.
         """
-        return load(self.reference, precision=self._precision)
+        return self._load(self.reference)
 
     def newer(self, *, first: bool = False) -> Scorer | None:
         """The version that the reference names now, if it is another one than serves and can be loaded."""
@@ -99,10 +99,20 @@ class ServedModels:
         *,
         shadow: Reference | None = None,
         precision: Precision = "fp32",
+        threads: int = 1,
         decoder: MakeDecoder = JsonDecoder,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Load the model; a second one that cannot be loaded is left out until it can.
+
+        Args:
+            reference: As for `streamfm.load`, like the next three.
+            settings: What the loop is told.
+            shadow: The second model.
+            precision: Of both.
+            threads: Of both.
+            decoder: How events are read.
+            clock: Seconds, from any beginning.
 
         Raises:
             RegistryError: No such model, version or alias.
@@ -111,8 +121,9 @@ class ServedModels:
         """
         self.swaps = 0
         self._make = partial(Answering, decoder=decoder, clock=clock)
-        self._champion = Followed(reference, precision, clock)
-        self._shadow = None if shadow is None else Followed(shadow, precision, clock)
+        open_model = partial(load, precision=precision, threads=threads)
+        self._champion = Followed(reference, open_model, clock)
+        self._shadow = None if shadow is None else Followed(shadow, open_model, clock)
         scorer = self._champion.load()
         if settings.event_id is None:
             # Once for all versions: whoever reads the scores looks for it.

@@ -18,6 +18,8 @@ class StreamSettings:
         max_batch_records: Records that are scored, sent and committed together.
         max_batch_bytes: Bytes of their values after which a batch takes no more.
         linger_s: How long a batch waits for more records after its first; 0 takes what is there.
+        commit_interval_s: How long batches that are acknowledged may wait to be committed together; 0 commits each.
+            What is not committed when the process dies is read again.
         errors: Which errors are tolerated: ``all`` makes a dead letter of an event that cannot be scored, ``none``
             stops at the first one.
         max_dead_letter_share: Share of dead letters among the latest `dead_letter_window` events above which the
@@ -41,6 +43,7 @@ class StreamSettings:
     max_batch_records: int = 4096
     max_batch_bytes: int = 16 << 20
     linger_s: float = 0.002
+    commit_interval_s: float = 0.1
     errors: Errors = "all"
     max_dead_letter_share: float = 0.5
     dead_letter_window: int = 1_000
@@ -58,7 +61,15 @@ class StreamSettings:
         """Check the ranges."""
         for name in ("max_batch_records", "max_batch_bytes", "dead_letter_window", "max_event_bytes"):
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}, expected 1 or more")
-        for name in ("linger_s", "shadow_limit_s", "shadow_pause_s", "idle_s", "backoff_s", "max_backoff_s"):
+        for name in (
+            "linger_s",
+            "commit_interval_s",
+            "shadow_limit_s",
+            "shadow_pause_s",
+            "idle_s",
+            "backoff_s",
+            "max_backoff_s",
+        ):
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}, expected 0 or more")
         _require(
             0 <= self.max_dead_letter_share <= 1,

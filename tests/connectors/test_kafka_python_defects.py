@@ -119,7 +119,8 @@ def test_offsets_of_a_failed_send_offsets_leak_into_the_next_transaction(
         worker.sink.commit()
 
     worker.recover()
-    bench.until(lambda: bench.all_committed(1), lambda: worker.step(1))
+    bench.until(lambda: worker.step(1) == 1)
+    bench.until(lambda: bench.all_committed(1))
     assert sum(bench.committed().values()) == 1
     assert len(scores(bench)) == 1
     finishes(bench, worker)

@@ -134,6 +134,15 @@ def test_a_revocation_has_one_deadline_for_all_that_it_waits_for() -> None:
     assert 0 < producer.commit_limit_s <= settings().revoke_deadline_s - 0.1
 
 
+def test_what_two_memberships_polled_is_not_committed_together() -> None:
+    sink = sink_of(ScriptedProducer())
+    send(sink)
+    sink.flush()
+
+    with pytest.raises(DisturbedError, match="rebalanced since what was sent before"):
+        sink.send(Answers([EVENT], [b"score"], [], []), Checkpoint({("events", 1): 1}, "another member"))
+
+
 def test_an_error_for_good_leaves_no_transaction_open() -> None:
     producer = ScriptedProducer(failure=StreamError("too large"))
     sink = sink_of(producer)

@@ -46,7 +46,7 @@ class Setup:
         self.clock = FakeClock()
         self.source = ListSource({("events", 0): entries}, clock=self.clock, endless=endless)
         self.sink = ListSink(self.source, exactly_once=exactly_once, faults=faults)
-        self.settings = StreamSettings(**({"event_id": "n"} | settings))  # type: ignore[arg-type]
+        self.settings = StreamSettings(**({"event_id": "n", "commit_interval_s": 0.0} | settings))  # type: ignore[arg-type]
         self.waits: list[float] = []
         self.stream = Stream(
             self.source,
@@ -186,12 +186,81 @@ def test_nothing_waits_for_more_events_with_a_batch_under_way() -> None:
     assert FakeClock().monotonic() == setup.clock.monotonic()
 
 
+def test_a_batch_lingers_from_when_the_one_before_is_settled() -> None:
+    # What comes while that one is flushed would else wait for a whole turn.
+    setup = Setup(numbered(0, 1, 2), max_batch_records=2, linger_s=1.0, endless=True)
+    flush, poll = setup.sink.flush, setup.source.poll
+    waits: list[float] = []
+
+    def slow_flush() -> None:
+        setup.clock.sleep(5.0)
+        flush()
+
+    def noting_poll(max_records: int, timeout_s: float) -> Polled:
+        waits.append(timeout_s)
+        return poll(max_records, timeout_s)
+
+    setup.sink.flush = slow_flush  # type: ignore[method-assign]
+    setup.source.poll = noting_poll  # type: ignore[method-assign]
+    setup.stream.turn()
+    setup.stream.turn()
+    assert [setup.settings.idle_s, 0.0, 1.0] == waits
+
+
+def test_batches_that_are_acknowledged_in_one_interval_are_committed_together() -> None:
+    setup = Setup(numbered(*range(6)), max_batch_records=2, endless=True, commit_interval_s=1.0, idle_s=60.0)
+    for _ in range(4):
+        setup.stream.turn()
+    assert (list(range(6)), {}) == (setup.ids(), setup.source.committed)
+    assert 0 == setup.stream.measures.events
+    began = setup.clock.monotonic()
+    setup.stream.turn()
+    # It was idle, and waited no longer than until the commit was due.
+    assert began + 1.0 == setup.clock.monotonic()
+    assert {("events", 0): 6} == setup.source.committed
+    assert (6, 3) == (setup.stream.measures.events, setup.stream.measures.commits)
+
+
+def test_a_batch_that_lingers_keeps_no_commit_waiting() -> None:
+    entries = [*numbered(0, 1), *numbered(2), Silence(0.001), Silence(20.0), *numbered(3)]
+    setup = Setup(entries, max_batch_records=2, linger_s=15.0, commit_interval_s=1.0, exactly_once=True)
+    waits: list[tuple[float, int]] = []
+    poll = setup.source.poll
+
+    def noting_poll(max_records: int, timeout_s: float) -> Polled:
+        waits.append((timeout_s, setup.source.committed.get(("events", 0), 0)))
+        return poll(max_records, timeout_s)
+
+    setup.source.poll = noting_poll  # type: ignore[method-assign]
+    setup.stream.turn()
+    setup.stream.turn()
+    assert [(0.1, 0), (0.0, 0)] == waits[:2]
+    # It waits for more until the commit is due, and then on.
+    assert all(timeout_s <= 1.0 for timeout_s, position in waits if position == 0)
+    assert (2, {("events", 0): 2}) == (waits[-1][1], setup.source.committed)
+
+
+def test_what_waits_to_be_committed_is_so_before_the_stream_stops() -> None:
+    setup = Setup(numbered(*range(4)), max_batch_records=2, endless=True, commit_interval_s=1_000.0)
+    stops = iter([False, False, False, True])
+    setup.stream.run(lambda: next(stops))
+    assert {("events", 0): 4} == setup.source.committed
+
+
 @pytest.mark.parametrize("step", ["send", "flush", "commit"])
 @pytest.mark.parametrize("done", [False, True])
 @pytest.mark.parametrize("exactly_once", [False, True])
-def test_a_disturbed_step_loses_nothing(step: str, done: bool, exactly_once: bool) -> None:
-    fault = Fault(step, 2, DisturbedError("broker away"), done=done)  # type: ignore[arg-type]
-    setup = Setup(numbered(*range(10)), faults=[fault], exactly_once=exactly_once, max_batch_records=4)
+@pytest.mark.parametrize("commit_interval_s", [0.0, 1_000.0])
+def test_a_disturbed_step_loses_nothing(step: str, done: bool, exactly_once: bool, commit_interval_s: float) -> None:
+    call = 1 if step == "commit" and commit_interval_s else 2
+    fault = Fault(step, call, DisturbedError("broker away"), done=done)  # type: ignore[arg-type]
+    setup = Setup(
+        numbered(*range(10)),
+        faults=[fault],
+        exactly_once=exactly_once,
+        max_batch_records=4,
+        commit_interval_s=commit_interval_s,
+    )
     scored = setup.run()
     assert set(range(10)) == set(scored)
     if exactly_once:

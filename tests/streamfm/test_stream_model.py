@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -214,8 +214,14 @@ class World:
     """The brokers, some workers, and what befalls them."""
 
     def __init__(
-        self, script: Sequence[str], sink: type[GroupSink], stream: type[Stream], counts: Sequence[int]
+        self,
+        script: Sequence[str],
+        sink: type[GroupSink],
+        stream: type[Stream],
+        counts: Sequence[int],
+        commit_interval_s: float,
     ) -> None:
+        self.settings = replace(SETTINGS, commit_interval_s=commit_interval_s)
         self.kafka = Kafka({("events", number): events_of(number, count) for number, count in enumerate(counts)})
         self.clock = FakeClock()
         self.script = list(reversed(script))
@@ -231,7 +237,7 @@ class World:
         """A new process in a worker's place; its transactional id aborts what the one before it left open."""
         self.sinks[worker] = self.sink_type(self, worker)
         self.streams[worker] = self.stream_type(
-            GroupSource(self, worker), self.sinks[worker], models(), SETTINGS,
+            GroupSource(self, worker), self.sinks[worker], models(), self.settings,
             clock=self.clock.monotonic, now_ms=self.clock.now_ms, sleep=self.clock.sleep,
         )  # fmt: skip
 
@@ -311,9 +317,15 @@ def events_of(partition: int, count: int) -> list[Event]:
     return [Event("events", partition, offset, -1, None, value) for offset, value in enumerate(values)]
 
 
-def live(script: Sequence[str], counts: Sequence[int], sink: type[GroupSink], stream: type[Stream] = Stream) -> None:
+def live(
+    script: Sequence[str],
+    counts: Sequence[int],
+    sink: type[GroupSink],
+    stream: type[Stream] = Stream,
+    commit_interval_s: float = 0.0,
+) -> None:
     """Let the workers take turns until everything is committed."""
-    world = World(script, sink, stream, counts)
+    world = World(script, sink, stream, counts, commit_interval_s)
     for number in range(ENOUGH_TURNS):
         if world.is_done():
             break
@@ -322,35 +334,38 @@ def live(script: Sequence[str], counts: Sequence[int], sink: type[GroupSink], st
     world.check_end()
 
 
+INTERVALS = st.sampled_from([0.0, 0.15, 1.0])
 COUNTS = st.lists(st.integers(0, 14), min_size=1, max_size=4)
 OFTEN = settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 
 
 @OFTEN
-@given(SCRIPTS, COUNTS)
-def test_at_least_once_loses_nothing(script: list[str], counts: list[int]) -> None:
-    live(script, counts, GroupSink)
+@given(SCRIPTS, COUNTS, INTERVALS)
+def test_at_least_once_loses_nothing(script: list[str], counts: list[int], commit_interval_s: float) -> None:
+    live(script, counts, GroupSink, commit_interval_s=commit_interval_s)
 
 
 @OFTEN
-@given(SCRIPTS, COUNTS)
-def test_exactly_once_loses_and_doubles_nothing_and_keeps_the_order(script: list[str], counts: list[int]) -> None:
-    live(script, counts, TransactionalSink)
+@given(SCRIPTS, COUNTS, INTERVALS)
+def test_exactly_once_loses_and_doubles_nothing_and_keeps_the_order(
+    script: list[str], counts: list[int], commit_interval_s: float
+) -> None:
+    live(script, counts, TransactionalSink, commit_interval_s=commit_interval_s)
 
 
 class CommitsFirst(Stream):
     """Steps 5 and 4 the other way round."""
 
-    def _settle(self) -> None:
+    def _settle(self, *, at_once: bool = False) -> None:
         self._sink.commit()
-        super()._settle()
+        super()._settle(at_once=at_once)
 
 
 class KeepsWhatFailed(Stream):
     """Goes on after a disturbance without letting go of what was sent."""
 
     def _recover(self, error: DisturbedError, stopping: Callable[[], bool]) -> None:
-        self._sent = None
+        self._sent, self._flushed = None, []
 
 
 class OffsetsApart(TransactionalSink):
