@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from connectors.kafka_settings import Guarantee, KafkaSettings
 from streamfm.cli.worker import rarely_collecting
@@ -77,6 +78,19 @@ class Result(NamedTuple):
     user_s: float
 
 
+class Progress(Protocol):
+    """What a bare loop is watched by."""
+
+    def flushed(self, records: Sequence[Any]) -> None:
+        """These were acknowledged."""
+
+    def add(self, count: int) -> None:
+        """So many more were committed."""
+
+    def is_enough(self) -> bool:
+        """Whether the run is over."""
+
+
 class Marks:
     """When how many records were committed."""
 
@@ -89,6 +103,9 @@ class Marks:
         """So many more."""
         self.done += count
         self._marks.append((self.done, time.perf_counter(), time.process_time()))
+
+    def flushed(self, records: Sequence[Any]) -> None:
+        """Not noted."""
 
     def is_enough(self) -> bool:
         """Whether the run is over."""
@@ -171,40 +188,51 @@ def require_undisturbed(measures: Measures) -> None:
 
 
 def run_bare_kafka_python(side: Side) -> Result:
+    marks = Marks(side.events)
+    bare_kafka_python(side, marks)
+    return marks.result()
+
+
+def bare_kafka_python(side: Side, progress: Progress) -> None:
+    """The loop without decoding and scoring; with a commit interval, it commits as seldom as the worker."""
     import kafka
 
     from connectors.kafka_python_client import _consumer_config, _producer_config
 
-    settings, marks = side.kafka, Marks(side.events)
+    settings = side.kafka
     consumer = kafka.KafkaConsumer(side.source, **(_consumer_config(settings) | {"auto_offset_reset": "earliest"}))
     producer = kafka.KafkaProducer(**(_producer_config(settings) | {"value_serializer": None}))
     consumer.partitions_for_topic(side.source)
     if settings.is_exactly_once:
         producer.init_transactions()
     send, target = producer.send, side.target
-    while not marks.is_enough():
+    uncommitted, due_s = 0, 0.0
+    offsets: dict[Any, Any] = {}
+    while not progress.is_enough():
         records = poll_kafka_python(consumer, side)
-        if not records:
-            continue
-        metadata = consumer.group_metadata()
-        offsets = {
-            kafka.TopicPartition(record.topic, record.partition): kafka.OffsetAndMetadata(record.offset + 1, "", -1)
-            for record in last_of_each(records)
-        }
-        if settings.is_exactly_once:
-            producer.begin_transaction()
-        for record in records:
-            send(target, record.value, record.key)
-        producer.flush(CALL_LIMIT_S)
-        if settings.is_exactly_once:
-            producer.send_offsets_to_transaction(offsets, metadata)
-            producer.commit_transaction()
-        else:
-            consumer.commit(offsets)
-        marks.add(len(records))
+        if records:
+            if settings.is_exactly_once:
+                producer.begin_transaction()
+            for record in records:
+                send(target, record.value, record.key)
+            producer.flush(CALL_LIMIT_S)
+            progress.flushed(records)
+            due_s = due_s if uncommitted else time.monotonic() + side.commit_interval_s
+            uncommitted += len(records)
+            offsets |= {
+                kafka.TopicPartition(record.topic, record.partition): kafka.OffsetAndMetadata(record.offset + 1, "", -1)
+                for record in last_of_each(records)
+            }
+        if uncommitted and time.monotonic() >= due_s:
+            if settings.is_exactly_once:
+                producer.send_offsets_to_transaction(offsets, consumer.group_metadata())
+                producer.commit_transaction()
+            else:
+                consumer.commit(offsets)
+            progress.add(uncommitted)
+            uncommitted = 0
     producer.close(CALL_LIMIT_S)
     consumer.close()
-    return marks.result()
 
 
 def poll_kafka_python(consumer: Any, side: Side) -> list[Any]:

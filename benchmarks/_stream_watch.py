@@ -1,14 +1,14 @@
-"""A worker of streamfm in a process of its own that writes down what each batch does, until SIGTERM.
+"""A worker of streamfm, or kafka-python's bare loop, in a process of its own that writes down what each batch does.
 
-Given as JSON: the fields of `_stream_side.Side` and `raw`, a file. A line on standard output says when the first batch
-is committed. At SIGTERM the stream drains, and these arrays lie in the file (npz), with times of time.monotonic, which
-all processes of the machine share:
+Given as JSON: the fields of `_stream_side.Side` and `raw`, a file. It runs until SIGTERM. A line on standard output says
+when the first batch is committed. At SIGTERM the stream drains, and these arrays lie in the file (npz), with times of
+time.monotonic, which all processes of the machine share:
 
     acknowledged_s [B]   when a batch was flushed
-    batch_s [B]          from its first poll to then
+    batch_s [B]          from its first poll to then; not of the bare loop
     counts [B]           its size
     latency_ms [N]       of each of its records, from its timestamp to then
-    swaps                how often another version took over
+    swaps                how often another version took over; not of the bare loop
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import json
 import sys
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from _stream_side import Side, make_stream, open_ends, require_undisturbed
+from _stream_side import Side, bare_kafka_python, make_stream, open_ends, require_undisturbed
 
 from streamfm.cli.stream_operation import Operation
 from streamfm.cli.worker import Drain, rarely_collecting
@@ -77,10 +78,36 @@ class TimedSink:
         self._sent = []
 
 
-def main() -> None:
-    given = json.loads(sys.argv[1])
-    raw = given.pop("raw")
-    side = Side(**given)
+class Ages:
+    """How old each record was when a bare loop's flush returned."""
+
+    def __init__(self, is_over: Callable[[], bool]) -> None:
+        """Until it is over."""
+        self.is_enough = is_over
+        self._is_told = False
+        self.acknowledged_s: list[float] = []
+        self.ages_ms: list[Any] = []
+
+    def flushed(self, records: Sequence[Any]) -> None:
+        """See `Progress`."""
+        self.acknowledged_s.append(time.monotonic())
+        self.ages_ms.append(time.time_ns() / 1e6 - np.array([record.timestamp for record in records], np.float64))
+
+    def add(self, count: int) -> None:
+        """See `Progress`."""
+        if not self._is_told:
+            print("committed", flush=True)
+            self._is_told = True
+
+
+def watch_bare(side: Side) -> dict[str, Any]:
+    with Drain(Operation().drain_s) as drain, rarely_collecting():
+        ages = Ages(drain.is_wanted)
+        bare_kafka_python(side, ages)
+    return saved(ages.acknowledged_s, ages.ages_ms)
+
+
+def watch_ours(side: Side) -> dict[str, Any]:
     measures = BatchTimes()
     source, inner = open_ends(side)
     sink = TimedSink(inner)
@@ -92,14 +119,23 @@ def main() -> None:
     source.close(operation.drain_s)
     require_undisturbed(measures)
     acknowledged_s, batch_s = zip(*measures.rows, strict=True)
-    np.savez(
-        raw,
-        acknowledged_s=acknowledged_s,
-        batch_s=batch_s,
-        counts=[len(ages) for ages in sink.ages_ms],
-        latency_ms=np.concatenate(sink.ages_ms),
-        swaps=models.swaps,
-    )
+    return saved(acknowledged_s, sink.ages_ms) | {"batch_s": batch_s, "swaps": models.swaps}
+
+
+def saved(acknowledged_s: Sequence[float], ages_ms: Sequence[Any]) -> dict[str, Any]:
+    """What of both is written down."""
+    return {
+        "acknowledged_s": acknowledged_s,
+        "counts": [len(ages) for ages in ages_ms],
+        "latency_ms": np.concatenate(ages_ms),
+    }
+
+
+def main() -> None:
+    given = json.loads(sys.argv[1])
+    raw = given.pop("raw")
+    side = Side(**given)
+    np.savez(raw, **(watch_bare(side) if side.kind == "bare" else watch_ours(side)))
     print(json.dumps({}))
 
 

@@ -58,7 +58,7 @@ class Case(NamedTuple):
 
 def kafka_python(batch: int) -> dict[str, Case]:
     """kafka-python's cases."""
-    bare = {"kind": "bare", "client": "kafka-python"}
+    bare = {"kind": "bare", "client": "kafka-python", "commit_interval_s": 0.0}
     ours = {"kind": "ours", "client": "kafka-python"}
     # A transaction for each batch, on both sides.
     transactions = {"guarantee": "exactly-once", "batch": batch, "commit_interval_s": 0.0}
