@@ -1,8 +1,8 @@
 """A worker of streamfm, or kafka-python's bare loop, in a process of its own that writes down what each batch does.
 
-Given as JSON: the fields of `_stream_side.Side` and `raw`, a file. It runs until SIGTERM. A line on standard output says
-when the first batch is committed. At SIGTERM the stream drains, and these arrays lie in the file (npz), with times of
-time.monotonic, which all processes of the machine share:
+Given as JSON: the fields of `_stream_side.Side` and `raw`, a file. A line on standard output says when the first batch
+is committed. At SIGTERM it drains, and these arrays lie in the file (npz), with times of time.monotonic, which all
+processes of the machine share:
 
     acknowledged_s [B]   when a batch was flushed
     batch_s [B]          from its first poll to then; not of the bare loop
