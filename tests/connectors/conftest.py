@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import time
 import uuid
 from collections import Counter
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka_launcher import Brokers, why_no_launcher
 
 from connectors.kafka_client import Client
 from connectors.kafka_settings import KafkaSettings
@@ -21,32 +20,6 @@ from connectors.kafka_sink import KafkaSink
 from connectors.kafka_source import KafkaSource, open_with
 from streamfm.errors import DisturbedError
 from streamfm.stream.ports import Answers, DeadLetter, Polled
-
-LAUNCHER = Path(__file__).parents[2].parent / "shared" / "kafka" / "broker"
-
-
-def why_no_launcher() -> str:
-    """Why no broker can be started here; empty if one can."""
-    if not LAUNCHER.exists():
-        return f"no Kafka: STREAMFM_TEST_BOOTSTRAP is not set, and there is no {LAUNCHER}"
-    return "" if shutil.which("java") else "no Kafka: STREAMFM_TEST_BOOTSTRAP is not set, and there is no java"
-
-
-class Brokers:
-    """A cluster of its own, which may be killed."""
-
-    def __init__(self, folder: Path, *options: str) -> None:
-        self.folder = folder
-        try:
-            self.bootstrap = self.call("start", *options)
-        except subprocess.CalledProcessError:
-            # A port that was free is another's in the meantime.
-            shutil.rmtree(folder, ignore_errors=True)
-            self.bootstrap = self.call("start", *options)
-
-    def call(self, command: str, *options: str) -> str:
-        line = [str(LAUNCHER), command, str(self.folder), *options]
-        return subprocess.run(line, check=True, capture_output=True, text=True, timeout=200).stdout.strip()
 
 
 @pytest.fixture(scope="session")
@@ -56,12 +29,12 @@ def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield given
         return
     if reason := why_no_launcher():
-        pytest.skip(reason)
+        pytest.skip(f"STREAMFM_TEST_BOOTSTRAP is not set, and {reason}")
     brokers = Brokers(tmp_path_factory.mktemp("kafka") / "cluster")
     try:
         yield brokers.bootstrap
     finally:
-        brokers.call("destroy")
+        brokers.close()
 
 
 @pytest.fixture
@@ -77,7 +50,7 @@ def own_brokers(tmp_path: Path) -> Iterator[Callable[..., Brokers]]:
 
     yield start
     for brokers in started:
-        brokers.call("destroy")
+        brokers.close()
 
 
 def _kafka_python(settings: KafkaSettings) -> Client:

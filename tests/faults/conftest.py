@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fault_cluster import Cluster, why_no_launcher
+from fault_cluster import Cluster
 from fault_stream import StreamUnderFault
+from kafka_launcher import why_no_launcher
 
 GUARANTEES = ("at-least-once", "exactly-once")
 COUNTS = pytest.StashKey[list[str]]()

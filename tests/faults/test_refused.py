@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from fault_cluster import Cluster, wait_for, why_no_launcher
+from fault_cluster import Cluster, wait_for
 from fault_stream import StreamUnderFault, together
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
+from kafka_launcher import why_no_launcher
 
 # kafka-python leaves sockets of brokers that died to the garbage collection.
 pytestmark = [

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -15,22 +13,15 @@ from typing import Any
 import confluent_kafka
 import kafka
 from kafka.admin import NewTopic
+from kafka_launcher import Brokers
 
 ROOT = Path(__file__).parents[2]
-LAUNCHER = ROOT.parent / "shared" / "kafka" / "broker"
 BUNDLE = ROOT / "tests" / "data" / "bundle_v1"
 PARTITIONS = 4
 COORDINATING_PARTITIONS = 8
 
 Message = tuple[bytes, bytes | None, list[tuple[str, bytes]]]
 """Key (the event's id), value, headers."""
-
-
-def why_no_launcher() -> str:
-    """Why no broker can be started here; empty if one can."""
-    if not LAUNCHER.exists():
-        return f"no Kafka that may be killed: there is no {LAUNCHER}"
-    return "" if shutil.which("java") else "no Kafka that may be killed: there is no java"
 
 
 def wait_for(
@@ -45,19 +36,13 @@ def wait_for(
     return time.monotonic() - began
 
 
-class Cluster:
-    """One node or three."""
+class Cluster(Brokers):
+    """Brokers, and what they tell of topics and groups."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        self.folder = folder
-        self.bootstrap = self.call("start", *options)
-        self.nodes = self.bootstrap.count(",") + 1
+        super().__init__(folder, *options)
         self._admin: Any = None
         self._lock = threading.Lock()
-
-    def call(self, command: str, *options: object) -> str:
-        line = [str(LAUNCHER), command, str(self.folder), *map(str, options)]
-        return subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True, timeout=300).stdout.strip()
 
     @property
     def admin(self) -> Any:
@@ -111,7 +96,7 @@ class Cluster:
 
     def close(self) -> None:
         self._let_go()
-        self.call("destroy")
+        super().close()
 
 
 def _coordinating(name: str) -> int:
