@@ -211,7 +211,7 @@ def bare_kafka_python(side: Side, progress: Progress) -> None:
     while not progress.is_enough():
         records = poll_kafka_python(consumer, side)
         if records:
-            if settings.is_exactly_once:
+            if settings.is_exactly_once and not uncommitted:
                 producer.begin_transaction()
             for record in records:
                 send(target, record.value, record.key)

@@ -5,7 +5,7 @@ is committed. At SIGTERM it drains, and these arrays lie in the file (npz), with
 processes of the machine share:
 
     acknowledged_s [B]   when a batch was flushed
-    batch_s [B]          from its first poll to then; not of the bare loop
+    batch_s [B]          from when it began to fill to then; not of the bare loop
     counts [B]           its size
     latency_ms [N]       of each of its records, from its timestamp to then
     swaps                how often another version took over; not of the bare loop

@@ -76,7 +76,7 @@ def confluent(batch: int) -> dict[str, Case]:
     ours = {"kind": "ours", "client": "confluent", "batch": batch}
     return {
         "bare": Case(2_000_000, bare),
-        "fp32": Case(800_000, ours),
+        "fp32": Case(800_000, ours, "bare", ">= 0.5x"),
         "fp32_two_threads": Case(800_000, ours | {"threads": 2}, "bare", ">= 0.5x"),
         "int8": Case(1_200_000, ours | {"precision": "int8"}, "bare", ">= 0.6x"),
         "quix": Case(150_000, {"kind": "quix", "client": "confluent"}),

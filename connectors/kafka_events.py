@@ -1,9 +1,9 @@
 """Events from Kafka and scores to Kafka, by kafka-python.
 
 At-least-once: scores and dead letters are flushed, each acknowledgement is checked, and then the offsets are
-committed; after a crash the last batch is scored again. Exactly-once: scores, dead letters and offsets are one
-transaction, and who reads with ``isolation.level=read_committed`` finds each once, whatever crashed. A null header of
-an event becomes an empty one, since kafka-python cannot send it.
+committed; after a crash what was sent since the last commit is scored again. Exactly-once: scores, dead letters and
+offsets are one transaction, and who reads with ``isolation.level=read_committed`` finds each once, whatever crashed. A
+null header of an event becomes an empty one, since kafka-python cannot send it.
 
     source, sink = open_kafka(KafkaSettings(bootstrap_servers="localhost:9092", ...))
 """

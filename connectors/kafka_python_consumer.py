@@ -13,7 +13,7 @@ from kafka.structs import MemberState
 
 from connectors.kafka_client import Bounds, BrokenClientError, OutOfRangeError, Revocation, UnpositionedError
 from connectors.kafka_errors import bounded, no_topic
-from connectors.kafka_python_errors import translated, translating
+from connectors.kafka_python_errors import known, translated, translating
 from connectors.kafka_settings import KafkaSettings
 from streamfm.errors import DisturbedError, StreamError
 from streamfm.stream.ports import Partition, Positions, Record
@@ -62,9 +62,10 @@ class KafkaPythonConsumer:
         except OffsetOutOfRangeError as error:
             ((partition, offset),) = error.args[0].items()
             raise OutOfRangeError(tuple(partition), offset) from None
-        except KafkaError as error:
-            problem = translated("polling", error)
-            if isinstance(problem, DisturbedError) and not isinstance(error, RetriableError):
+        except RuntimeError as error:
+            failure = known(error)
+            problem = translated("polling", failure)
+            if isinstance(problem, DisturbedError) and not isinstance(failure, RetriableError):
                 # Such as UnknownBrokerIdError, after which nothing more would come.
                 raise BrokenClientError(problem.message) from error
             raise problem from error

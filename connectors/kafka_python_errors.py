@@ -6,10 +6,18 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from kafka.errors import KafkaConfigurationError, KafkaError, LogTruncationError, UnsupportedCodecError
+from kafka.errors import (
+    KafkaConfigurationError,
+    KafkaConnectionError,
+    KafkaError,
+    LogTruncationError,
+    UnsupportedCodecError,
+)
 
 from connectors.kafka_errors import stream_error
 from streamfm.errors import StreamError
+
+_CLOSED = "Transport closed for writes"
 
 
 def translated(doing: str, error: Exception) -> StreamError:
@@ -31,10 +39,22 @@ def _code(error: Exception, text: str) -> int | None:
     return int(told[1]) if told else getattr(error, "errno", None)
 
 
+def known(error: RuntimeError) -> KafkaError:
+    """The error as one of kafka-python's, all of which are RuntimeErrors; raises it, if it is none.
+
+    Of a broker that dies while it is being connected to, requests fail with a RuntimeError of no other kind.
+    """
+    if isinstance(error, KafkaError):
+        return error
+    if str(error) == _CLOSED:
+        return KafkaConnectionError(_CLOSED)
+    raise error
+
+
 @contextmanager
 def translating(doing: str) -> Iterator[None]:
     """Raise errors of kafka-python in there as errors of streamfm."""
     try:
         yield
-    except KafkaError as error:
-        raise translated(doing, error) from error
+    except RuntimeError as error:
+        raise translated(doing, known(error)) from error

@@ -35,7 +35,8 @@ class KafkaSettings:
         max_in_flight: Records that were sent and not acknowledged, at most.
         request_timeout_s: The longest wait for an answer of a broker.
         delivery_timeout_s: The longest wait for the acknowledgement of a record, all retries included.
-        transaction_timeout_s: After so long the broker aborts a transaction; longer than the longest batch takes.
+        transaction_timeout_s: After so long the broker aborts a transaction; longer than commit interval and longest
+            batch together.
         revoke_deadline_s: How long partitions are held back, while what was sent is flushed and committed, when another
             worker is to get them.
         session_timeout_s: A worker that is not heard of for so long loses its partitions.

@@ -1,4 +1,4 @@
-"""What SIGTERM and Ctrl-C do to a worker: the batch under way is committed, in time."""
+"""What SIGTERM and Ctrl-C do to a worker: what was sent is committed, in time."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from connectors.kafka_settings import KafkaSettings
 from streamfm.cli.stream_operation import Operation
+from streamfm.errors import StreamError
 from streamfm.stream.ports import Sink, Source
 from streamfm.stream.serving import ServedModels
 from streamfm.stream.settings import StreamSettings
@@ -17,8 +18,9 @@ Made = TypeVar("Made")
 
 
 def settings(given: Given) -> StreamSettings:
-    """What the loop is told."""
-    return _made(StreamSettings, given)
+    """What the loop is told. What came from a pipe is not there to be read again: JSON lines are committed at once."""
+    known = {} if given["bootstrap_servers"] else {"commit_interval_s": 0.0}
+    return _made(StreamSettings, given, **known)
 
 
 def models(given: Given) -> ServedModels:
@@ -44,6 +46,12 @@ def kafka(given: Given) -> KafkaSettings:
     Raises:
         StreamError: A setting that cannot be.
     """
+    if given["guarantee"] == "exactly-once" and given["commit_interval_s"] > given["transaction_timeout_s"] / 2:
+        raise StreamError(
+            f"commit_interval_s is {given['commit_interval_s']:g}, expected at most half of transaction_timeout_s, "
+            f"{given['transaction_timeout_s']:g}: the broker aborts a transaction that takes longer",
+            hint="give a shorter --commit-interval-s, or a longer --transaction-timeout-s",
+        )
     dead_letters = given["dead_letters"] or f"{given['source'].partition(',')[0]}.dead-letters"
     return _made(
         KafkaSettings,

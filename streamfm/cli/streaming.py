@@ -53,7 +53,7 @@ TIME_LIMITS = {
 OF_KAFKA = {
     *("group", "guarantee", "client", "options", "instance", "static_membership", "max_in_flight"),
     *TIME_LIMITS,
-    *("start", "stop", "until_end", "workers"),
+    *("start", "stop", "until_end", "workers", "commit_interval_s"),
 }
 OF_FILES = {"follow"}
 
@@ -126,10 +126,10 @@ OF_FILES = {"follow"}
 @each(
     StreamSettings,
     {
-        "max_batch_records": "Events scored, sent and committed together.",
+        "max_batch_records": "Events scored and sent together.",
         "max_batch_bytes": "A batch with so many takes no more.",
         "linger_s": "How long a batch waits for more after its first event.",
-        "commit_interval_s": "Batches acknowledged in that time are committed together.",
+        "commit_interval_s": "Kafka: small batches of that time are committed together.",
     },
     heading="Batches",
 )
@@ -182,7 +182,7 @@ OF_FILES = {"follow"}
         "watch_s": "How often to look for a new version; 0: never.",
         "max_lag": "Events behind, above which it is not ready.",
         "stalled_s": "Time without a turn of the loop, above which it is not healthy.",
-        "drain_s": "Time to commit the last batch after SIGTERM.",
+        "drain_s": "Time to commit what was sent after SIGTERM.",
         "report_s": "Time between two lines of news; 0: none.",
     },
     heading=OPERATION,
@@ -213,7 +213,7 @@ def stream(**given: Any) -> int:
     isolation.level=read_committed, nothing is there twice. From file to file it is so by itself.
 
     Each option may stand in the environment (STREAMFM_MAX_LAG=1000) or in the file of --config (max_lag = 1000); the
-    command line goes first, then the environment, then the file. SIGTERM and Ctrl-C commit the last batch and end with
+    command line goes first, then the environment, then the file. SIGTERM and Ctrl-C commit what was sent and end with
     exit code 0; a second one ends at once.
 
     \b

@@ -32,7 +32,7 @@ def work(open_ends: Callable[[], Ends], models: ServedModels, operation: Operati
         open_ends: Opens both ends; it is tried again while it is disturbed, as when no broker answers.
         models: What answers.
         operation: How it is run.
-        drain: Tells of signals: the first lets the batch under way be committed; the second ends the process at once.
+        drain: Tells of signals: the first lets what was sent be committed; the second ends the process at once.
 
     Raises:
         StreamError: The stream cannot go on.

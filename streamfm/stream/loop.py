@@ -9,13 +9,14 @@ Each batch goes through five numbered steps:
     5 commit   where to go on; with exactly-once, together with what was sent
 
 and steps 1 and 2 of the next batch run while what was sent is under way: a turn is 1, 2, then 4 and 5 of the batch
-before, then 3. Where a batch would wait for more events, 4 and 5 of the one before come first. With a commit interval,
-5 is done once for all batches that were flushed in that time.
+before, then 3. Where a batch would wait for more events, 4 of the one before comes first. 5 is done once for all
+batches that were flushed within the commit interval, up to the size of a full one.
 
 What is lost or done twice when the process dies between two steps:
 
     before 3        nothing was sent: the batch is read again
-    3 to 4, 4 to 5  at-least-once: scores may be there and are made again; exactly-once: the transaction is aborted
+    3 to 4, 4 to 5  at-least-once: scores since the last 5 may be there and are made again; exactly-once: the
+                    transaction is aborted
     in 5            it happened or it did not; at-least-once: as before; exactly-once: both or neither
     after 5         nothing is read again
 
@@ -26,7 +27,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 from streamfm.errors import DisturbedError, StreamError
@@ -48,10 +50,11 @@ class Models(Protocol):
 
 
 class _Batch(NamedTuple):
-    """A batch that was sent and not committed."""
+    """A batch that was sent and not committed, with the bytes of its values."""
 
     records: Sequence[Record]
     answered: Answered
+    size: int
     acknowledged_ms: int = 0
 
 
@@ -104,7 +107,7 @@ class Stream:
             self._settle(at_once=True)
         except DisturbedError as error:
             self._sink.abandon()
-            logger.warning("stopped before the last batch was committed; it will be read again: %s", error.message)
+            logger.warning("stopped before what was sent was committed; it will be read again: %s", error.message)
         return self.measures
 
     def turn(self, stopping: Callable[[], bool] = lambda: False) -> None:
@@ -123,29 +126,35 @@ class Stream:
             raise
 
     def _turn(self) -> None:
+        polled, size = self._poll()
+        if not polled.records:
+            # At the end there is nothing that a commit could wait for.
+            self._settle(at_once=self._source.is_finished())
+            return
+        with self._apart():
+            answered = self._answer(polled)
+        self._settle()
+        self._send(_Batch(polled.records, answered, size), polled.checkpoint)
+
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        """What fails for good in here has nothing to do with what was sent: that is settled first."""
         try:
-            polled = self._poll()
-            answered = self._answer(polled) if polled.records else None
+            yield
         except DisturbedError:
             raise
         except StreamError:
-            # What was sent has nothing to do with it.
             self._settle(at_once=True)
             raise
-        if answered is None:
-            # At the end there is nothing that a commit could wait for.
-            self._settle(at_once=self._source.is_finished())
-        else:
-            self._settle()
-            self._send(answered, polled)
 
-    def _poll(self) -> Polled:
-        """Step 1."""
+    def _poll(self) -> tuple[Polled, int]:
+        """Step 1, and the bytes of the values."""
         settings = self._settings
-        polled = self._source.poll(settings.max_batch_records, self._at_most(settings.idle_s))
+        with self._apart():
+            polled = self._source.poll(settings.max_batch_records, self._at_most(settings.idle_s))
         records, checkpoint = list(polled.records), polled.checkpoint
         if not records:
-            return polled
+            return polled, 0
         size, filling, until = _bytes_of(records), 0.0, None
         while len(records) < settings.max_batch_records and size < settings.max_batch_bytes:
             # What was sent does not wait for what may come; what came meanwhile is still taken.
@@ -154,7 +163,8 @@ class Stream:
             until = began + settings.linger_s if until is None else until
             if began >= until:
                 break
-            more = self._source.poll(settings.max_batch_records - len(records), self._at_most(until - began))
+            with self._apart():
+                more = self._source.poll(settings.max_batch_records - len(records), self._at_most(until - began))
             filling += self._clock() - began
             if not more.records:
                 continue
@@ -168,7 +178,7 @@ class Stream:
         if checkpoint.assignment != self._assignment:
             self._assignment = checkpoint.assignment
             self.measures.rebalances += 1
-        return Polled(records, checkpoint)
+        return Polled(records, checkpoint), size
 
     def _answer(self, polled: Polled) -> Answered:
         """Step 2."""
@@ -177,12 +187,12 @@ class Stream:
         self.measures.took(decode=answered.decode_s, encode=answered.encode_s, score=answered.score_s)
         return answered
 
-    def _send(self, answered: Answered, polled: Polled) -> None:
+    def _send(self, batch: _Batch, checkpoint: Checkpoint) -> None:
         """Step 3."""
         began = self._clock()
         # What is sent in part must be settled, or abandoned, too.
-        self._sent = _Batch(polled.records, answered)
-        self._sink.send(answered.answers, polled.checkpoint)
+        self._sent = batch
+        self._sink.send(batch.answered.answers, checkpoint)
         self.measures.took(send=self._clock() - began)
 
     def _at_most(self, wait_s: float) -> float:
@@ -198,8 +208,15 @@ class Stream:
         """Step 4 of the batch that was sent, and step 5 when it is due, or at once."""
         if self._sent is not None:
             self._flush(self._sent)
-        if self._flushed and (at_once or self._clock() >= self._commit_due_s):
+        if self._flushed and (at_once or self._is_commit_due()):
             self._commit()
+
+    def _is_commit_due(self) -> bool:
+        """After the interval, or with as much as a full batch: what is kept until then is bounded."""
+        records = sum(len(batch.records) for batch in self._flushed)
+        size = sum(batch.size for batch in self._flushed)
+        is_full = records >= self._settings.max_batch_records or size >= self._settings.max_batch_bytes
+        return is_full or self._clock() >= self._commit_due_s
 
     def _flush(self, sent: _Batch) -> None:
         """Step 4."""
@@ -218,7 +235,7 @@ class Stream:
         self._sink.commit()
         self.measures.took(commit=self._clock() - began)
         for batch in self._flushed:
-            self.measures.committed(*batch)
+            self.measures.committed(batch.records, batch.answered, batch.acknowledged_ms)
         self._flushed = []
         self._failures = 0
 

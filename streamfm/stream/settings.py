@@ -15,11 +15,11 @@ class StreamSettings:
     """A batch is full with `max_batch_records`, `max_batch_bytes`, or `linger_s` after its first record.
 
     Attributes:
-        max_batch_records: Records that are scored, sent and committed together.
+        max_batch_records: Records that are scored and sent together.
         max_batch_bytes: Bytes of their values after which a batch takes no more.
         linger_s: How long a batch waits for more records after its first; 0 takes what is there.
-        commit_interval_s: How long batches that are acknowledged may wait to be committed together; 0 commits each.
-            What is not committed when the process dies is read again.
+        commit_interval_s: How long batches that are acknowledged may wait to be committed together, up to the size of
+            a full one; 0 commits each. What is not committed when the process dies is read again.
         errors: Which errors are tolerated: ``all`` makes a dead letter of an event that cannot be scored, ``none``
             stops at the first one.
         max_dead_letter_share: Share of dead letters among the latest `dead_letter_window` events above which the

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from connectors.kafka_python_client import check_libraries
+from connectors.kafka_python_errors import translating
 from streamfm.errors import DisturbedError, StreamError
 
 EVENTS = [b"event %d" % index for index in range(20)]
@@ -100,6 +101,28 @@ def test_commit_transaction_succeeds_though_a_record_expired_unsent(
 
     assert bench.committed() == {0: 0, 1: 0}
     finishes(bench, worker, guarantee)
+
+
+@pytest.mark.parametrize("call", ["poll", "commit"])
+def test_requests_to_a_broker_that_dies_while_it_is_connected_to_fail_with_a_plain_error(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """It is a disturbance, like that of a broker that dies later; any other RuntimeError is not."""
+
+    def fail(real: object, *given: object, **named: object) -> None:
+        raise RuntimeError("Transport closed for writes")
+
+    bench.produce(EVENTS)
+    worker = bench.worker()
+    worker.send(worker.poll(5))
+    once(monkeypatch, library_consumer(worker), call, fail)
+
+    with pytest.raises(DisturbedError, match="closed for writes"):
+        worker.poll(5) if call == "poll" else worker.settle()
+
+    finishes(bench, worker, "at-least-once")
+    with pytest.raises(RuntimeError, match="of our own"), translating("polling"):
+        raise RuntimeError("an error of our own")
 
 
 def test_offsets_of_a_failed_send_offsets_leak_into_the_next_transaction(

@@ -66,9 +66,9 @@ def one_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     yield from _cluster(tmp_path_factory)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def three_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Three nodes, which may be harmed, and are well again after the test."""
+    """Three nodes, which may be harmed."""
     yield from _cluster(tmp_path_factory, "--nodes", "3")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -208,43 +209,54 @@ def test_a_batch_lingers_from_when_the_one_before_is_settled() -> None:
 
 
 def test_batches_that_are_acknowledged_in_one_interval_are_committed_together() -> None:
-    setup = Setup(numbered(*range(6)), max_batch_records=2, endless=True, commit_interval_s=1.0, idle_s=60.0)
-    for _ in range(4):
+    setup = Setup(numbered(0, 1), endless=True, linger_s=0.0, commit_interval_s=1.0, idle_s=60.0)
+    setup.stream.turn()
+    setup.source.append(("events", 0), *numbered(2, 3))
+    for _ in range(2):
         setup.stream.turn()
-    assert (list(range(6)), {}) == (setup.ids(), setup.source.committed)
+    assert (list(range(4)), {}) == (setup.ids(), setup.source.committed)
     assert 0 == setup.stream.measures.events
     began = setup.clock.monotonic()
     setup.stream.turn()
     # It was idle, and waited no longer than until the commit was due.
     assert began + 1.0 == setup.clock.monotonic()
-    assert {("events", 0): 6} == setup.source.committed
-    assert (6, 3) == (setup.stream.measures.events, setup.stream.measures.commits)
+    assert {("events", 0): 4} == setup.source.committed
+    assert (4, 2) == (setup.stream.measures.events, setup.stream.measures.commits)
+
+
+@pytest.mark.parametrize("limit", [{"max_batch_records": 4}, {"max_batch_bytes": 32}])
+def test_as_much_as_a_full_batch_waits_for_no_commit(limit: dict[str, int]) -> None:
+    setup = Setup([], endless=True, linger_s=0.0, commit_interval_s=1_000.0, **limit)
+    for number in (0, 2, 4):
+        setup.source.append(("events", 0), *numbered(number, number + 1))
+        setup.stream.turn()
+    # Eight bytes an event: two batches of two are as much as one that is full.
+    assert {("events", 0): 4} == setup.source.committed
 
 
 def test_a_batch_that_lingers_keeps_no_commit_waiting() -> None:
-    entries = [*numbered(0, 1), *numbered(2), Silence(0.001), Silence(20.0), *numbered(3)]
-    setup = Setup(entries, max_batch_records=2, linger_s=15.0, commit_interval_s=1.0, exactly_once=True)
-    waits: list[tuple[float, int]] = []
+    setup = Setup(numbered(0), endless=True, linger_s=0.0, commit_interval_s=1.0, exactly_once=True)
+    setup.stream.turn()
+    setup.stream._settings = replace(setup.settings, linger_s=15.0)
+    setup.source.append(("events", 0), *numbered(1), Silence(20.0), *numbered(2))
+    waits: list[tuple[float, bool]] = []
     poll = setup.source.poll
 
     def noting_poll(max_records: int, timeout_s: float) -> Polled:
-        waits.append((timeout_s, setup.source.committed.get(("events", 0), 0)))
+        waits.append((timeout_s, bool(setup.source.committed)))
         return poll(max_records, timeout_s)
 
     setup.source.poll = noting_poll  # type: ignore[method-assign]
     setup.stream.turn()
-    setup.stream.turn()
-    assert [(0.1, 0), (0.0, 0)] == waits[:2]
     # It waits for more until the commit is due, and then on.
-    assert all(timeout_s <= 1.0 for timeout_s, position in waits if position == 0)
-    assert (2, {("events", 0): 2}) == (waits[-1][1], setup.source.committed)
+    assert [(0.0, False), (1.0, False), (14.0, True)] == waits
 
 
 def test_what_waits_to_be_committed_is_so_before_the_stream_stops() -> None:
-    setup = Setup(numbered(*range(4)), max_batch_records=2, endless=True, commit_interval_s=1_000.0)
+    setup = Setup(numbered(0, 1), endless=True, commit_interval_s=1_000.0)
     stops = iter([False, False, False, True])
     setup.stream.run(lambda: next(stops))
-    assert {("events", 0): 4} == setup.source.committed
+    assert {("events", 0): 2} == setup.source.committed
 
 
 @pytest.mark.parametrize("step", ["send", "flush", "commit"])
@@ -324,6 +336,20 @@ def test_what_was_sent_is_abandoned_when_the_sink_cannot_go_on() -> None:
         setup.run()
     assert {} == setup.source.committed
     assert 1 == len(setup.sink.abandoned)
+
+
+def test_a_sink_that_cannot_go_on_is_not_asked_again() -> None:
+    # It would say that it is disturbed, and the stream would go on for ever.
+    setup = Setup(numbered(0, 1, 2), max_batch_records=2, endless=True, linger_s=0.0)
+    errors = iter([StreamError("scores: too large"), DisturbedError("scores: too large")])
+
+    def failing_flush() -> None:
+        raise next(errors)
+
+    setup.sink.flush = failing_flush  # type: ignore[method-assign]
+    setup.stream.turn()
+    with pytest.raises(StreamError, match="too large"):
+        setup.stream.turn()
 
 
 def test_a_batch_never_holds_records_of_two_assignments() -> None:

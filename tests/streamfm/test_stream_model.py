@@ -37,6 +37,7 @@ ACTIONS = (
     "others turn",
 )  # fmt: skip
 SCRIPTS = st.lists(st.sampled_from(ACTIONS), max_size=60)
+LONG_SCRIPTS = st.lists(st.sampled_from(ACTIONS), min_size=20, max_size=60)
 
 Result = TypeVar("Result")
 Place = tuple[str, int, int]
@@ -404,9 +405,9 @@ def test_the_model_finds_what_is_wrong(sink: type[GroupSink], stream: type[Strea
         report_multiple_bugs=False,
         suppress_health_check=[HealthCheck.too_slow],
     )
-    @given(SCRIPTS, COUNTS)
-    def campaign(script: list[str], counts: list[int]) -> None:
-        live(script, counts, sink, stream)
+    @given(LONG_SCRIPTS, COUNTS, INTERVALS)
+    def campaign(script: list[str], counts: list[int], commit_interval_s: float) -> None:
+        live(script, counts, sink, stream, commit_interval_s)
 
     with pytest.raises(AssertionError, match=message):
         campaign()

@@ -12,6 +12,8 @@ from typing import Any
 
 import confluent_kafka
 import kafka
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
+from confluent_kafka.admin import AdminClient
 from kafka.admin import NewTopic
 from kafka_launcher import Brokers
 
@@ -37,19 +39,15 @@ def wait_for(
 
 
 class Cluster(Brokers):
-    """Brokers, and what they tell of topics and groups."""
+    """Brokers, and what they tell of topics and groups.
+
+    What is asked while nodes die is asked by librdkafka, which waits for them.
+    """
 
     def __init__(self, folder: Path, *options: str) -> None:
         super().__init__(folder, *options)
-        self._admin: Any = None
-        self._lock = threading.Lock()
-
-    @property
-    def admin(self) -> Any:
-        with self._lock:
-            if self._admin is None:
-                self._admin = kafka.KafkaAdminClient(bootstrap_servers=self.bootstrap.split(","))
-            return self._admin
+        self.admin = kafka.KafkaAdminClient(bootstrap_servers=self.bootstrap.split(","))
+        self._watching = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
 
     def make(self, topic: str, partitions: int = PARTITIONS, **configs: str) -> str:
         named = {key.replace("_", "."): value for key, value in configs.items()}
@@ -64,23 +62,21 @@ class Cluster(Brokers):
 
     def committed(self, group: str) -> Mapping[int, int] | None:
         """Where the group stands, by partition; None while no broker tells."""
+        asked = self._watching.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)], request_timeout=10)
         try:
-            offsets = self.admin.list_group_offsets({group: None})[group]
-        except kafka.errors.KafkaError:
-            self._let_go()
+            found = asked[group].result().topic_partitions
+        except KafkaException:
             return None
-        return {partition.partition: place.offset for partition, place in offsets.items()}
+        return {place.partition: place.offset for place in found if place.offset >= 0}
 
     def leader(self, topic: str, partition: int) -> int:
         """The node that leads a partition."""
-        (found,) = self.admin.describe_topics([topic])
-        leaders = {one["partition_index"]: one["leader_id"] for one in found["partitions"]}
-        return int(leaders[partition])
+        return int(self._watching.list_topics(topic, timeout=30).topics[topic].partitions[partition].leader)
 
     def is_whole(self, topics: Sequence[str]) -> bool:
         """Whether every replica of the topics is in sync."""
-        found = self.admin.describe_topics(list(topics))
-        return all(len(one["isr_nodes"]) == self.nodes for topic in found for one in topic["partitions"])
+        found = self._watching.list_topics(timeout=30).topics
+        return all(len(one.isrs) == self.nodes for topic in topics for one in found[topic].partitions.values())
 
     def group_coordinator(self, group: str) -> int:
         return self.leader("__consumer_offsets", _coordinating(group))
@@ -88,14 +84,8 @@ class Cluster(Brokers):
     def transaction_coordinator(self, transactional_id: str) -> int:
         return self.leader("__transaction_state", _coordinating(transactional_id))
 
-    def _let_go(self) -> None:
-        with self._lock:
-            admin, self._admin = self._admin, None
-        if admin is not None:
-            threading.Thread(target=admin.close, daemon=True).start()
-
     def close(self) -> None:
-        self._let_go()
+        self.admin.close()
         super().close()
 
 

@@ -14,6 +14,7 @@ from connectors.kafka_settings import KafkaSettings
 from streamfm.cli import stream_parts
 from streamfm.cli.stream_operation import Operation
 from streamfm.cli.streaming import OF_KAFKA, stream
+from streamfm.errors import StreamError
 from streamfm.stream.settings import StreamSettings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -161,6 +162,16 @@ def test_options_make_the_settings() -> None:
     assert StreamSettings(event_id="id", keep=("a", "b"), with_logit=True) == stream_parts.settings(given)
     # Each further worker of a machine serves at the next port.
     assert Operation(http=("127.0.0.1", 9102), max_lag=5) == stream_parts.operation(given)
+
+
+def test_a_transaction_is_not_kept_open_for_longer_than_the_broker_waits() -> None:
+    given = parse(*LEAST, "-b", "b:1", "--guarantee", "exactly-once", "--commit-interval-s", "30")
+    with pytest.raises(StreamError, match="commit_interval_s is 30, expected at most half of transaction_timeout_s"):
+        stream_parts.kafka(given)
+
+
+def test_json_lines_are_committed_with_each_batch() -> None:
+    assert 0.0 == stream_parts.settings(parse(*LEAST)).commit_interval_s
 
 
 def test_without_tolerated_errors_there_is_no_topic_of_dead_letters() -> None:
