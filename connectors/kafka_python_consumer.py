@@ -13,7 +13,7 @@ from kafka.structs import MemberState
 
 from connectors.kafka_client import Bounds, BrokenClientError, OutOfRangeError, Revocation, UnpositionedError
 from connectors.kafka_errors import bounded, no_topic
-from connectors.kafka_python_errors import known, translated, translating
+from connectors.kafka_python_errors import FAILURES, known, translated, translating
 from connectors.kafka_settings import KafkaSettings
 from streamfm.errors import DisturbedError, StreamError
 from streamfm.stream.ports import Partition, Positions, Record
@@ -62,7 +62,7 @@ class KafkaPythonConsumer:
         except OffsetOutOfRangeError as error:
             ((partition, offset),) = error.args[0].items()
             raise OutOfRangeError(tuple(partition), offset) from None
-        except RuntimeError as error:
+        except FAILURES as error:
             failure = known(error)
             problem = translated("polling", failure)
             if isinstance(problem, DisturbedError) and not isinstance(failure, RetriableError):

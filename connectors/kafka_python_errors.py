@@ -39,11 +39,12 @@ def _code(error: Exception, text: str) -> int | None:
     return int(told[1]) if told else getattr(error, "errno", None)
 
 
-def known(error: RuntimeError) -> KafkaError:
-    """The error as one of kafka-python's, all of which are RuntimeErrors; raises it, if it is none.
+FAILURES = (KafkaError, RuntimeError)
+"""What requests fail with: a plain RuntimeError, when a broker dies while it is being connected to. See `known`."""
 
-    Of a broker that dies while it is being connected to, requests fail with a RuntimeError of no other kind.
-    """
+
+def known(error: Exception) -> KafkaError:
+    """The failure as an error of kafka-python; raises it, if it is another one."""
     if isinstance(error, KafkaError):
         return error
     if str(error) == _CLOSED:
@@ -56,5 +57,5 @@ def translating(doing: str) -> Iterator[None]:
     """Raise errors of kafka-python in there as errors of streamfm."""
     try:
         yield
-    except RuntimeError as error:
+    except FAILURES as error:
         raise translated(doing, known(error)) from error

@@ -14,7 +14,7 @@ from kafka.errors import KafkaError, KafkaTimeoutError, UnknownError
 from kafka.serializer import Serializer
 
 from connectors.kafka_errors import bounded
-from connectors.kafka_python_errors import known, translated, translating
+from connectors.kafka_python_errors import FAILURES, known, translated, translating
 from connectors.kafka_settings import KafkaSettings
 from streamfm.errors import StreamError
 from streamfm.stream.ports import Header, Positions, Record
@@ -79,7 +79,7 @@ class KafkaPythonProducer:
                 value = _NULL  # type: ignore[assignment]
             try:
                 future = send(topic, value, key, plain, None, timestamp if timestamp >= 0 else None)
-            except RuntimeError as error:
+            except FAILURES as error:
                 raise self._refused(record, topic, known(error)) from error
             pending.append((future, record))
             if len(pending) >= limit:
@@ -103,7 +103,7 @@ class KafkaPythonProducer:
         future, record = self._pending.popleft()
         try:
             future.get(timeout_s)
-        except RuntimeError as error:
+        except FAILURES as error:
             raise self._refused(record, "", known(error)) from error
 
     def _refused(self, record: Record, topic: str, error: KafkaError) -> StreamError:
