@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from connectors.confluent_config import Config
 from connectors.confluent_errors import Reports, translated, translating
@@ -17,6 +17,7 @@ from streamfm.errors import DisturbedError, StreamError
 from streamfm.stream.ports import Header, Positions, Record
 
 _POLL_S = 0.1
+_FAILED_TRANSACTION = frozenset((KafkaError._STATE, KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT))
 
 
 class ConfluentProducer:
@@ -76,7 +77,7 @@ class ConfluentProducer:
             except BufferError:
                 self._send_later(topic, value, record.key, timestamp=timestamp, headers=names)
             except KafkaException as failure:
-                error = self._reports.cause_of(failure.args[0])
+                error = self._cause_of(failure.args[0])
                 raise translated(f"{_sending(record)} to {topic}", error) from failure
         self._serve(0)
 
@@ -111,7 +112,18 @@ class ConfluentProducer:
         if not self._refusals:
             return
         error, message = max(self._refusals, key=lambda refusal: len(refusal[1].value() or b""))
-        raise translated(f"{self._sending(message)} to {message.topic()}", self._reports.cause_of(error))
+        raise translated(f"{self._sending(message)} to {message.topic()}", self._cause_of(error))
+
+    def _cause_of(self, error: Any) -> Any:
+        """The error that explains this one; records of a transaction that has failed are only said to be purged."""
+        if not self._settings.is_exactly_once or error.code() not in _FAILED_TRANSACTION:
+            return self._reports.cause_of(error)
+        try:
+            # While one is under way none begins: the refusal names why that one has failed.
+            self._producer.begin_transaction()
+        except KafkaException as failure:
+            error = failure.args[0]
+        return self._reports.cause_of(error)
 
     def _sending(self, message: Any) -> str:
         """Which event's answer it was; events of the same key and answer are not told apart."""

@@ -6,7 +6,7 @@ import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -89,17 +89,19 @@ class Bench:
         self._closing: list[Any] = []
 
     def make(self, topic: str, partitions: int = 2, **configs: str) -> str:
+        self._make([topic], partitions, configs)
+        return topic
+
+    def make_all(self, partitions: int = 2) -> None:
+        self._make([self.events, self.scores, self.dead], partitions, {})
+
+    def _make(self, topics: list[str], partitions: int, configs: Mapping[str, str]) -> None:
         from kafka.admin import NewTopic
 
         # Events here are of 1970, and Kafka looks every five minutes for what is older than seven days.
         named = {"retention.ms": "-1"} | {key.replace("_", "."): value for key, value in configs.items()}
-        self.admin.create_topics([NewTopic(topic, partitions, 1, topic_configs=named)])
-        self.admin.wait_for_topics([topic])
-        return topic
-
-    def make_all(self, partitions: int = 2) -> None:
-        for topic in (self.events, self.scores, self.dead):
-            self.make(topic, partitions)
+        self.admin.create_topics([NewTopic(topic, partitions, 1, topic_configs=named) for topic in topics])
+        self.admin.wait_for_topics(topics)
 
     def settings(self, **changes: Any) -> KafkaSettings:
         given: dict[str, Any] = {

@@ -12,8 +12,7 @@ from typing import Any
 
 import confluent_kafka
 import kafka
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from kafka.admin import NewTopic
 from kafka_launcher import Brokers
 
@@ -41,13 +40,15 @@ def wait_for(
 class Cluster(Brokers):
     """Brokers, and what they tell of topics and groups.
 
-    What is asked while nodes die is asked by librdkafka, which waits for them.
+    What is asked while nodes die is asked by librdkafka's consumers, which wait for them; its admin client has aborted
+    the process.
     """
 
     def __init__(self, folder: Path, *options: str) -> None:
         super().__init__(folder, *options)
         self.admin = kafka.KafkaAdminClient(bootstrap_servers=self.bootstrap.split(","))
-        self._watching = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        self._watching = self._asking("looks-only")
+        self._members: dict[str, Any] = {}
 
     def make(self, topic: str, partitions: int = PARTITIONS, **configs: str) -> str:
         named = {key.replace("_", "."): value for key, value in configs.items()}
@@ -60,14 +61,21 @@ class Cluster(Brokers):
         self.admin.delete_topics([topic])
         wait_for(lambda: topic not in self.admin.list_topics(), lambda: f"{topic} is gone")
 
-    def committed(self, group: str) -> Mapping[int, int] | None:
-        """Where the group stands, by partition; None while no broker tells."""
-        asked = self._watching.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)], request_timeout=10)
+    def committed(self, group: str, topic: str) -> Mapping[int, int] | None:
+        """Where the group stands in a topic, by partition; None while no broker tells."""
+        if group not in self._members:
+            self._members[group] = self._asking(group)
         try:
-            found = asked[group].result().topic_partitions
+            found = self._members[group].committed([TopicPartition(topic, number) for number in range(PARTITIONS)], 10)
         except KafkaException:
             return None
+        if any(place.error for place in found):
+            return None
         return {place.partition: place.offset for place in found if place.offset >= 0}
+
+    def _asking(self, group: str) -> Any:
+        """A consumer that never joins."""
+        return Consumer({"bootstrap.servers": self.bootstrap, "group.id": group, "log_level": 0})
 
     def leader(self, topic: str, partition: int) -> int:
         """The node that leads a partition."""
@@ -85,6 +93,8 @@ class Cluster(Brokers):
         return self.leader("__transaction_state", _coordinating(transactional_id))
 
     def close(self) -> None:
+        for consumer in (self._watching, *self._members.values()):
+            consumer.close()
         self.admin.close()
         super().close()
 

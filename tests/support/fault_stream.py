@@ -129,7 +129,7 @@ class StreamUnderFault:
 
     def committed(self) -> int | None:
         """How many events the group has committed; None while no broker tells."""
-        offsets = self.cluster.committed(self.name)
+        offsets = self.cluster.committed(self.name, self.events)
         return None if offsets is None else sum(offsets.values())
 
     def until_moves(self, what: str, limit_s: float = 300.0) -> float:
