@@ -56,7 +56,7 @@ contracts: install  ## import-linter: who may import whom
 pytest: install  ## the tests alone; PYTEST_FLAGS="-k encoder" for some
 	$(BIN)/pytest $(PYTEST_FLAGS)
 
-faults: install  ## fault campaigns on genuine Kafka (../shared/kafka, Java): takes long
+faults: install  ## fault campaigns on genuine Kafka (../shared/kafka, Java): an hour
 	$(BIN)/pytest -m faults tests/connectors tests/faults $(PYTEST_FLAGS)
 
 bench: install  ## every benchmark in turn; NAME=frappe for one
