@@ -149,8 +149,13 @@ def test_signals_that_come_at_once_end_it_at_once(broker: str, start) -> None:
 def test_workers_share_the_events_and_end_together(broker: str, start) -> None:
     append(broker, "events", events(200))
     workers = start("stream", MODEL, *ends(broker, "--workers", "2", "--report-s", "0"))
-    scored = ids(records(broker, "scores", count=200, timeout_s=LIMIT_S))
-    assert {f"e{n}" for n in range(200)} == set(scored)
+    missing = {f"e{n}" for n in range(200)}
+    # The second one's coming may have some scored twice: at-least-once.
+    for record in records(broker, "scores", count=1_000, timeout_s=LIMIT_S):
+        missing.difference_update(ids([record]))
+        if not missing:
+            break
+    assert set() == missing
     code, err = workers.end(signal.SIGTERM)
     assert 0 == code, err
 
