@@ -260,7 +260,8 @@ class ConfluentConsumer:
         consumer = self._consumer
         # What it calls in the background is of no consequence any more.
         self._is_closing = timeout_s <= 0
-        with suppress(KafkaException, StreamError, RuntimeError):
+        # The library may lose the error of a callback, and raise a SystemError instead.
+        with suppress(KafkaException, StreamError, RuntimeError, SystemError):
             bounded("leaving the group", timeout_s, consumer.close)
         self._is_closing = True
 

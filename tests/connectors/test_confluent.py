@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("confluent_kafka", reason="the fast client is not installed")
 
 from connectors.confluent_config import OWNED_NAMES
+from connectors.confluent_consumer import ConfluentConsumer
 from connectors.confluent_events import open_kafka
 from connectors.dev_broker import DevBroker
 from connectors.kafka_options import OWNED
@@ -106,3 +107,15 @@ def test_options_by_other_names_of_librdkafka_cannot_be_given_either(option: str
     for given in (option, option.replace("_", ".")):
         with pytest.raises(StreamError, match=given):
             open_kafka(settings("127.0.0.1:1", options={given: "1"}))
+
+
+def test_a_consumer_leaves_even_where_the_library_loses_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        def __init__(self, config: object) -> None:
+            pass
+
+        def close(self) -> None:
+            raise SystemError("_PyErr_SetObject: exception <class 'str'> is not a BaseException subclass")
+
+    monkeypatch.setattr("connectors.confluent_consumer.Consumer", Failing)
+    ConfluentConsumer({}, settings("b:1")).close(1.0)
