@@ -106,12 +106,13 @@ def deny(cluster: Cluster, kind: Any, name: str, operation: Any) -> None:
     """The operation is denied, and no other."""
     pattern = ResourcePattern(kind, name)
     who = "User:ANONYMOUS"
-    made = cluster.admin.create_acls(
-        [
-            ACL(who, "*", operation, ACLPermissionType.DENY, pattern),
-            ACL(who, "*", ACLOperation.ALL, ACLPermissionType.ALLOW, pattern),
-        ]
-    )
+    with cluster.administering() as admin:
+        made = admin.create_acls(
+            [
+                ACL(who, "*", operation, ACLPermissionType.DENY, pattern),
+                ACL(who, "*", ACLOperation.ALL, ACLPermissionType.ALLOW, pattern),
+            ]
+        )
     assert not made["failed"], made
 
 

@@ -6,7 +6,8 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +47,30 @@ class Cluster(Brokers):
 
     def __init__(self, folder: Path, *options: str) -> None:
         super().__init__(folder, *options)
-        self.admin = kafka.KafkaAdminClient(bootstrap_servers=self.bootstrap.split(","))
         self._watching = self._asking("looks-only")
         self._members: dict[str, Any] = {}
 
+    @contextmanager
+    def administering(self) -> Iterator[Any]:
+        """A client for it, made anew: one from before a node died refuses to connect to it for half a minute."""
+        admin = kafka.KafkaAdminClient(bootstrap_servers=self.bootstrap.split(","))
+        try:
+            yield admin
+        finally:
+            admin.close()
+
     def make(self, topic: str, partitions: int = PARTITIONS, **configs: str) -> str:
         named = {key.replace("_", "."): value for key, value in configs.items()}
-        self.admin.create_topics([NewTopic(topic, partitions, self.nodes, topic_configs=named)])
-        self.admin.wait_for_topics([topic])
+        with self.administering() as admin:
+            admin.create_topics([NewTopic(topic, partitions, self.nodes, topic_configs=named)])
+            admin.wait_for_topics([topic])
         return topic
 
     def delete(self, topic: str) -> None:
         """Delete it; it is gone."""
-        self.admin.delete_topics([topic])
-        wait_for(lambda: topic not in self.admin.list_topics(), lambda: f"{topic} is gone")
+        with self.administering() as admin:
+            admin.delete_topics([topic])
+            wait_for(lambda: topic not in admin.list_topics(), lambda: f"{topic} is gone")
 
     def committed(self, group: str, topic: str) -> Mapping[int, int] | None:
         """Where the group stands in a topic, by partition; None while no broker tells."""
@@ -95,7 +106,6 @@ class Cluster(Brokers):
     def close(self) -> None:
         for consumer in (self._watching, *self._members.values()):
             consumer.close()
-        self.admin.close()
         super().close()
 
 
