@@ -53,8 +53,8 @@ types: install  ## mypy, strict, on the three packages
 contracts: install  ## import-linter: who may import whom
 	$(BIN)/lint-imports
 
-pytest: install  ## the tests alone; PYTEST_FLAGS="-k encoder" for some
-	$(BIN)/pytest $(PYTEST_FLAGS)
+pytest: install  ## the tests alone, two files at a time; PYTEST_FLAGS="-k encoder" for some
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(PYTEST_FLAGS)
 
 faults: install  ## fault campaigns on genuine Kafka (../shared/kafka, Java): an hour
 	$(BIN)/pytest -m faults tests/connectors tests/faults $(PYTEST_FLAGS)

@@ -223,6 +223,11 @@ class Worker:
 
         wait_for(joined)
 
+    def assigned(self) -> int:
+        """How many partitions it has; their lags are known a little later."""
+        consumer = self.source._group.current()
+        return len(consumer.assignment()) if consumer else 0
+
     def send(self, polled: Polled, dead: Sequence[DeadLetter] = ()) -> None:
         """Answer every record by its value."""
         poisoned = {(letter.record.partition, letter.record.offset) for letter in dead}

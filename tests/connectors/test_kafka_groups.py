@@ -96,7 +96,7 @@ def test_a_checkpoint_of_before_a_rebalance_is_not_committed(bench: Any) -> None
     old = first.poll(5)
     second = bench.worker(worker_slot=1)
     with in_background(lambda: second.source.poll(1, 0.1)):
-        bench.until(lambda: len(first.source.lag()) == 1, lambda: first.source.poll(5, 0.1))
+        bench.until(lambda: first.assigned() == 1, lambda: first.source.poll(5, 0.1))
 
     with pytest.raises(DisturbedError, match="rebalanced"):
         first.send(old)
@@ -110,7 +110,7 @@ def test_after_a_rebalance_everything_uncommitted_is_read_again(bench: Any, guar
     first.poll(5)
     second = bench.worker(guarantee=guarantee, worker_slot=1)
     with in_background(lambda: second.source.poll(1, 0.1)):
-        bench.until(lambda: len(first.source.lag()) == 1, lambda: first.source.poll(5, 0.1))
+        bench.until(lambda: first.assigned() == 1, lambda: first.source.poll(5, 0.1))
         first.recover()
         offsets: list[int] = []
         while len(offsets) < 10:
@@ -196,7 +196,7 @@ def test_a_static_member_comes_back_without_a_rebalance(bench: Any) -> None:
     other = bench.worker(static_membership=True, worker_slot=1)
     leaving = bench.worker(static_membership=True, worker_slot=0)
     with in_background(lambda: other.source.poll(1, 0.1)):
-        bench.until(lambda: len(other.source.lag()) == 1, lambda: leaving.source.poll(1, 0.1))
+        bench.until(lambda: other.assigned() == 1, lambda: leaving.source.poll(1, 0.1))
         # The leader may join once more when it first sees the topic's partitions.
         for _ in range(15):
             leaving.source.poll(1, 0.1)

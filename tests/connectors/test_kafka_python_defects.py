@@ -273,22 +273,17 @@ def test_a_codec_that_is_missing_makes_poll_spin_for_ever(monkeypatch: pytest.Mo
 
 def test_a_static_member_that_is_idle_is_not_told_that_its_name_is_anothers(bench: Any) -> None:
     """Its heartbeats end, and it polls on. A new consumer would take the name back, and so on for ever: it ends."""
-    now = [0.0]
-    first = bench.worker(static_membership=True, watchdog_s=20.0)
+    first = bench.worker(static_membership=True, watchdog_s=1.0)
     first.join(2)
     # The leader may join once more when it first sees the topic's partitions; it would be told then.
     for _ in range(15):
         first.source.poll(1, 0.1)
     second = bench.worker(static_membership=True)
     second.join(2)
-    first.source._clock = lambda: now[0]
-    first.source._moved_s, first.source._member_s = dict.fromkeys(first.source._moved_s, 0.0), 0.0
-    for _ in range(15):
-        assert not first.source.poll(1, 0.1).records
-    now[0] = 21.0
 
+    # On a machine that is busy a rebalance may be under way when it asks; then it asks again.
     with pytest.raises(StreamError, match="FencedInstanceId") as failure:
-        first.source.poll(1, 0.1)
+        bench.until(lambda: False, first.step)
 
     assert not isinstance(failure.value, DisturbedError)
     assert "another worker runs with the same" in str(failure.value.hint)
