@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +25,7 @@ from streamfm.model import DeepFM
 from streamfm.settings import EpochReport, Progress, Silence, TrainReport, TrainSettings
 from streamfm.training.checks import check_rows, mean_label, total_weight
 from streamfm.training.interruption import held_interrupts
-from streamfm.training.learner import IdReplacement, Learner, Snapshot
+from streamfm.training.learner import IdReplacement, Learner, Snapshot, torch_threads
 
 __all__ = ["EpochReport", "Progress", "Silence", "TrainReport", "TrainSettings", "fit"]
 
@@ -74,7 +73,7 @@ def fit(
     check_rows("validation", valid, model.layout, settings)
     if state is None:
         _start_at_base_rate(model, train, settings)
-    with _torch_threads(settings.threads), held_interrupts() as interruption:
+    with torch_threads(settings.threads), held_interrupts() as interruption:
         learner = Learner(model, settings, state=state)
         snapshot = Snapshot(on_disk=learner.table_update == "lazy", folder=folder)
         run = _Run(learner, train, valid, snapshot=snapshot, progress=progress or Silence(), clock=clock)
@@ -250,16 +249,6 @@ def validate(model: DeepFM, rows: EncodedDataset, settings: TrainSettings) -> tu
         raise DataError("training diverged: the validation loss is not finite", hint="lower learning_rate")
     loss = float(np.average(losses, weights=weights))
     return loss, auc(labels, logits, weights) if binary else None
-
-
-@contextmanager
-def _torch_threads(threads: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _start_at_base_rate(model: DeepFM, train: EncodedDataset, settings: TrainSettings) -> None:

@@ -6,7 +6,7 @@ import copy
 import math
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
@@ -21,7 +21,7 @@ from streamfm.encoder import Layout
 from streamfm.errors import DataError
 from streamfm.model import DeepFM
 from streamfm.settings import DENSE_TABLE_NUMBERS, TrainSettings
-from streamfm.training.table_optimiser import BETA_1, BETA_2, EPSILON, TableOptimiser
+from streamfm.training.table_optimiser import BETA_1, BETA_2, EPSILON, TableOptimiser, YoungRows
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -36,9 +36,20 @@ class Learner:
     """
 
     def __init__(
-        self, model: DeepFM, settings: TrainSettings, *, state: Mapping[str, NDArray[Any]] | None = None
+        self,
+        model: DeepFM,
+        settings: TrainSettings,
+        *,
+        state: Mapping[str, NDArray[Any]] | None = None,
+        young: YoungRows | None = None,
     ) -> None:
         """Take up the model; with a `state` of `TrainReport`, go on where that left off.
+
+        Args:
+            model: Trained in place.
+            settings: How.
+            state: Of an earlier run.
+            young: Rows that learn at a rate of their own; None for none.
 
         Raises:
             DataError: The state is of another model.
@@ -60,6 +71,8 @@ class Learner:
             penalties=(settings.l2_factors, settings.l2_first_order),
             decay=settings.average_decay,
         )
+        if young is not None:
+            self._table.young = young
         self._rest = {name: weight for name, weight in model.named_parameters() if name != "table"}
         self._adam = _adam(self._rest, settings)
         if state is not None:
@@ -91,6 +104,21 @@ class Learner:
         squares = self._table.accumulate(batch.ids.reshape(-1), gradients, self.steps)
         self._update(squares, learning_rate)
         return value
+
+    def relay(self, layout: Layout, sources: NDArray[np.intp], fresh: NDArray[np.bool_]) -> None:
+        """Lay the table's rows out anew: for vocabularies that grew or shrank.
+
+        Args:
+            layout: The new one (R' rows); its fields are those of the old one.
+            sources: int [R'], of each new row the old row whose weights it takes, raw and served.
+            fresh: bool [R'], the rows that begin with moments of zero, counted and seen never.
+        """
+        tables = []
+        for model in (self.model,) if self.served is self.model else (self.model, self.served):
+            model.table.data = torch.from_numpy(model.table.detach().numpy()[sources])
+            model.layout = layout
+            tables.append(model.table.detach().numpy())
+        self._table.relay(tables[0], tables[1] if len(tables) > 1 else None, sources, fresh)
 
     def settle(self) -> None:
         """Bring `served` up to the last step."""
@@ -225,6 +253,17 @@ class IdReplacement:
         cells = rows * len(self._starts)
         drawn = self._random.integers(0, cells, self._random.binomial(cells, share))
         return drawn // len(self._starts), drawn % len(self._starts)
+
+
+@contextmanager
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """Lets torch use so many threads meanwhile; None leaves them as they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _loss(logits: Tensor, batch: Batch, objective: str, weight_scale: float) -> Tensor:

@@ -11,6 +11,7 @@ Legend: R rows of the table, C columns (K factors and the first-order weight), n
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -45,9 +46,24 @@ class AverageDecay:
         """Σ log d_t over the steps 1..t at index t, at least up to `step`."""
         known = len(self._logarithms)
         if step >= known:
-            added = np.log([self.at(t) for t in range(known, max(2 * known, step + 1))])
-            self._logarithms = np.concatenate([self._logarithms, self._logarithms[-1] + np.cumsum(added)])
+            steps = np.arange(known, max(2 * known, step + 1))
+            added = np.log(np.minimum(self.decay, (steps + 1) / (steps + 10)))
+            # Summed in the order of the steps, so that the sums do not depend on when they were asked for.
+            sums = np.cumsum(np.concatenate([self._logarithms[-1:], added]))
+            self._logarithms = np.concatenate([self._logarithms, sums[1:]])
         return self._logarithms
+
+
+class YoungRows(NamedTuple):
+    """Rows that few slots of the training rows named so far, and how they learn.
+
+    Attributes:
+        until: Up to how many slots a row is young; 0 for never.
+        rate: Their learning rate, in units of the others'.
+    """
+
+    until: int = 0
+    rate: float = 1.0
 
 
 class TableOptimiser:
@@ -60,6 +76,7 @@ class TableOptimiser:
         moment2: float32 [R, C], Adam's running mean of its square.
         counts: int64 [R], how many slots of the training rows named each row.
         last_seen: int32 [R], the last step that did; 0 for never.
+        young: Which rows learn at a rate of their own.
     """
 
     def __init__(
@@ -81,16 +98,32 @@ class TableOptimiser:
         self.counts = np.zeros(rows, np.int64)
         self.last_seen = np.zeros(rows, np.int32)
         self.decay = AverageDecay(decay)
+        self.young = YoungRows()
         self._penalties = (np.float32(penalties[0]), np.float32(penalties[1]))
-        self._position = np.zeros(rows if lazy else 0, np.int32)
         self._settled = np.zeros(rows if lazy else 0, np.int32)
-        self._touched = np.empty(0, np.int32) if lazy else np.arange(rows, dtype=np.int32)
-        self._sums = np.empty((0, table.shape[1]) if lazy else table.shape, np.float32)
-        self._count = 0 if lazy else rows
+        self._make_room()
 
     def resume(self, step: int) -> None:
         """Take moments and an average set from outside as those of this step."""
         self._settled[:] = step
+
+    def relay(self, table: Floats, average: Floats | None, sources: NDArray[np.intp], fresh: NDArray[np.bool_]) -> None:
+        """Go on with a table whose rows were laid out anew.
+
+        Args:
+            table: float32 [R', C], its rows those of the old table at `sources`.
+            average: The same of the average; None for no average.
+            sources: int [R'], of each row the old row that it goes on from.
+            fresh: bool [R'], the rows that begin: moments of zero, counted and seen never.
+        """
+        self.table, self.average = table, average
+        for name in ("moment1", "moment2", "counts", "last_seen"):
+            array = getattr(self, name)[sources]
+            array[fresh] = 0
+            setattr(self, name, array)
+        if self.lazy:
+            self._settled = self._settled[sources]
+        self._make_room()
 
     def accumulate(self, ids: NDArray[np.int32], gradients: Floats, step: int) -> float:
         """Sum the slots' gradients by row and add the penalty's.
@@ -125,7 +158,12 @@ class TableOptimiser:
             logarithms = self.decay.logarithms(step)
             _catch_up(self.table, self.average, touched, self._settled, logarithms, step - 1)
             self._settled[touched] = step
-        _adam(self.table, self.moment1, self.moment2, touched, self._sums, rate, correction, np.float32(scale))
+        young, young_rate = self.young.until, np.float32(self.young.rate)
+        scale = np.float32(scale)
+        _adam(
+            *(self.table, self.moment1, self.moment2, self.counts, touched, self._sums),
+            *(rate, correction, scale, young, young_rate),
+        )
         if self.average is not None:
             _average(self.table, self.average, touched, np.float32(self.decay.at(step)))
 
@@ -135,6 +173,13 @@ class TableOptimiser:
             rows = np.arange(len(self.table), dtype=np.int32)
             _catch_up(self.table, self.average, rows, self._settled, self.decay.logarithms(step), step)
             self._settled[:] = step
+
+    def _make_room(self) -> None:
+        rows, columns = self.table.shape
+        self._position = np.zeros(rows if self.lazy else 0, np.int32)
+        self._touched = np.empty(0, np.int32) if self.lazy else np.arange(rows, dtype=np.int32)
+        self._sums = np.empty((0 if self.lazy else rows, columns), np.float32)
+        self._count = 0 if self.lazy else rows
 
 
 @_kernel
@@ -186,19 +231,23 @@ def _add_penalty(table, touched, sums, penalty, first_order_penalty):
 
 
 @_kernel
-def _adam(table, moment1, moment2, touched, sums, rate, correction, scale):
-    """Kingma & Ba 2015, algorithm 1, with the bias corrections in `rate` and `correction`."""
+def _adam(table, moment1, moment2, counts, touched, sums, rate, correction, scale, young, young_rate):
+    """Kingma & Ba 2015, algorithm 1, with the bias corrections in `rate` and `correction`.
+
+    The rate of rows with counts up to `young` is multiplied by `young_rate`.
+    """
     beta1, beta2, epsilon = np.float32(BETA_1), np.float32(BETA_2), np.float32(EPSILON)
     rest1, rest2 = np.float32(1 - BETA_1), np.float32(1 - BETA_2)
     for index in range(len(touched)):
         row = touched[index]
+        row_rate = rate * young_rate if counts[row] <= young else rate
         for column in range(table.shape[1]):
             gradient = scale * sums[index, column]
             first = beta1 * moment1[row, column] + rest1 * gradient
             second = beta2 * moment2[row, column] + rest2 * gradient * gradient
             moment1[row, column] = first
             moment2[row, column] = second
-            table[row, column] -= rate * first / (np.sqrt(second) * correction + epsilon)
+            table[row, column] -= row_rate * first / (np.sqrt(second) * correction + epsilon)
 
 
 @_kernel
