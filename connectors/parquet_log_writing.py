@@ -1,0 +1,116 @@
+"""One segment from its first row to its name.
+
+    1 write     rows, into a file with a temporary name
+    2 fsync     the file
+    3 rename    to the name that tells its offsets: the commit
+    4 fsync     the folder
+
+and only then does whoever collects tell Kafka. What a crash leaves: before 3, a temporary file, which the partition's
+next writer removes, and the rows are read again; between 3 and 4, the name or no name; after 4, the segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from connectors.jsonl_files import told
+from connectors.parquet_log_segments import Segment, segment_name
+from streamfm import files
+from streamfm.errors import StreamError
+
+COMPRESSION = "zstd"
+ROW_GROUP_ROWS = 122_880
+"""As DuckDB's own: what one of its threads reads at a time."""
+
+_SUFFIX = ".partial"
+
+
+class SegmentWriter:
+    """A segment under way; `commit` or `abandon` ends it."""
+
+    def __init__(self, folder: Path, topic: str, partition: int, schema: pa.Schema) -> None:
+        """Begin a file with a temporary name.
+
+        Args:
+            folder: The topic's.
+            topic: Its name.
+            partition: Of the topic; its lock is held.
+            schema: Of all rows to come.
+
+        Raises:
+            StreamError: The disk is full, or the system's error.
+        """
+        self._folder, self._topic, self._partition = folder, topic, partition
+        self._temporary = folder / f".{topic}-{partition}.{files.token()}{_SUFFIX}"
+        self.rows = 0
+        with told(str(self._temporary)):
+            self._file = self._temporary.open("xb")
+        self._writer = pq.ParquetWriter(self._file, schema, compression=COMPRESSION, store_schema=False)
+
+    @property
+    def bytes(self) -> int:
+        """How large the file is as yet."""
+        return self._file.tell()
+
+    def write(self, table: pa.Table) -> None:
+        """Step 1: append rows, a row group of at most `ROW_GROUP_ROWS` at a time.
+
+        Raises:
+            StreamError: The disk is full, or the system's error; nothing of the segment counts.
+        """
+        with self._told():
+            self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        self.rows += table.num_rows
+
+    def commit(self, start: int, end: int, *, revision: int = 0) -> Segment:
+        """Steps 2 to 4.
+
+        Args:
+            start: The first offset that the segment stands for, whether there is a record or not.
+            end: The offset after the last one.
+            revision: Of a rewritten segment.
+
+        Raises:
+            StreamError: The disk is full, or the system's error; nothing of the segment counts.
+        """
+        path = self._folder / segment_name(self._topic, self._partition, start, end, revision)
+        if not start < end:
+            raise StreamError(f"{path.name}: an empty range")
+        with self._told():
+            self._writer.close()
+            self._file.close()
+            files.fsync_file(self._temporary)
+            self._temporary.rename(path)
+            files.fsync_folder(self._folder)
+        return Segment(path, self._partition, start, end, revision)
+
+    def abandon(self) -> None:
+        """Let go of what was written; never raises."""
+        with suppress(OSError, pa.ArrowException):
+            self._writer.close()
+        with suppress(OSError):
+            self._file.close()
+        with suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """A block after whose failure nothing of the segment stays, and the system's errors name its file."""
+        try:
+            with told(str(self._temporary)):
+                yield
+        except BaseException:
+            self.abandon()
+            raise
+
+
+def remove_partial(folder: Path, topic: str, partition: int) -> None:
+    """Remove what a writer that died has left; the partition's lock is held."""
+    for path in folder.glob(f".{topic}-{partition}.*{_SUFFIX}"):
+        with told(str(path)):
+            path.unlink(missing_ok=True)
