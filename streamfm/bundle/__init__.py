@@ -12,7 +12,7 @@ No pickle anywhere, and serving opens it without torch and onnx.
 
 from streamfm.bundle.manifest import FORMAT_VERSION, FileEntry, LayoutFacts, Manifest
 from streamfm.bundle.reader import Bundle, check_files, open_bundle, read_manifest
-from streamfm.bundle.writer import BundleWriter, stamp
+from streamfm.bundle.writer import BundleWriter, annotate, stamp
 
 __all__ = [
     "FORMAT_VERSION",
@@ -21,6 +21,7 @@ __all__ = [
     "FileEntry",
     "LayoutFacts",
     "Manifest",
+    "annotate",
     "check_files",
     "open_bundle",
     "read_manifest",

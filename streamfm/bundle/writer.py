@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from streamfm import files
+from streamfm.bundle.json_keys import Json
 from streamfm.bundle.manifest import MANIFEST_LIMIT, MANIFEST_NAME, FileEntry, Manifest, check_file_name, check_path
 from streamfm.bundle.reader import listed_files, open_bundle
 from streamfm.errors import BundleError
@@ -127,7 +129,20 @@ def stamp(folder: Path, *, name: str, version: int) -> Manifest:
     Raises:
         BundleError: The manifest cannot be read.
     """
+    return _rewritten(folder, name=name, version=version)
+
+
+def annotate(folder: Path, *, metrics: Mapping[str, Json], training: Mapping[str, Json]) -> Manifest:
+    """The manifest of the bundle in `folder`, which is not published yet, rewritten to tell what was found out later.
+
+    Raises:
+        BundleError: The manifest cannot be read, or cannot hold this.
+    """
+    return _rewritten(folder, metrics=metrics, training=training)
+
+
+def _rewritten(folder: Path, **changes: Any) -> Manifest:
     path = folder / MANIFEST_NAME
-    manifest = replace(Manifest.from_bytes(files.read_plain(path, limit=MANIFEST_LIMIT)), name=name, version=version)
+    manifest = replace(Manifest.from_bytes(files.read_plain(path, limit=MANIFEST_LIMIT)), **changes)
     files.replace_file(path, manifest.to_bytes())
     return manifest
