@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from pyarrow import types
 
 from streamfm.encoder import kernels
-from streamfm.encoder.category import as_declared, as_double, canonical, decoded, is_number
-from streamfm.encoder.kernels import FIRST_VALUE_ROW, NULL_ROW
+from streamfm.encoder.category import as_declared, as_double, canonical, category_texts, decoded, is_number
+from streamfm.encoder.kernels import FIRST_VALUE_ROW, NULL_ROW, UNKNOWN_ROW
 from streamfm.encoder.vocabulary import NumericStatistics, Vocabulary, offset_width
 from streamfm.errors import DataError
 from streamfm.features import Feature
@@ -53,6 +53,13 @@ class Column(Protocol):
     def write_missing(self, ids: Ids, weights: Weights) -> None:
         """The slots of rows that all lack a value."""
 
+    def unknown_values(self, array: pa.Array, ids: Ids) -> pa.Array | None:
+        """The values that have the row of unknown in the slots that `write` wrote, as often as they do.
+
+        Returns:
+            Canonical texts; None of a feature that knows every value.
+        """
+
 
 class Table:
     """A vocabulary at its place in the fused table."""
@@ -85,6 +92,11 @@ class Table:
             data = buffers[2].address if buffers[2] is not None else 0
             kernels.find_strings(buffers[1].address, offset_width(texts), data, validity, texts.offset, *place)
 
+    def texts(self, array: pa.Array, declared: str, is_wanted: NDArray[np.bool_]) -> pa.Array:
+        """The canonical texts of those values that are wanted; values are as in `write_rows`."""
+        array = array.filter(pa.array(is_wanted))
+        return category_texts(as_declared(array, declared) if declared else array)
+
     def _write_entries(self, array: pa.DictionaryArray, declared: str, ids: Ids, column: int) -> None:
         # The last row stands for NULL indices.
         entries = np.empty((len(array.dictionary) + 1, 1), np.int32)
@@ -109,6 +121,10 @@ class Categorical:
     def write_missing(self, ids: Ids, weights: Weights) -> None:
         """The NULL row."""
         ids[:, self._slot] = self._table.base + NULL_ROW
+
+    def unknown_values(self, array: pa.Array, ids: Ids) -> pa.Array:
+        """As `Column`."""
+        return self._table.texts(array, self._declared, ids[:, self._slot] == self._table.base + UNKNOWN_ROW)
 
 
 class Multivalued:
@@ -144,6 +160,19 @@ class Multivalued:
         """The NULL row with weight 1, then padding."""
         ids[:, self._start : self._start + self._length] = self._table.base + NULL_ROW
         weights[:, self._start + 1 : self._start + self._length] = 0.0
+
+    def unknown_values(self, array: pa.Array, ids: Ids) -> pa.Array:
+        """As `Column`; the values past the first ones, which have no slot, do not count."""
+        array = _as_list(array)
+        offsets = array.offsets.to_numpy()
+        lengths = np.where(array.is_valid().to_numpy(zero_copy_only=False), np.diff(offsets), 0)
+        are_unknown = ids[:, self._start : self._start + self._length] == self._table.base + UNKNOWN_ROW
+        are_unknown &= np.arange(self._length) < lengths[:, np.newaxis]
+        rows, places = np.nonzero(are_unknown)
+        values = _values_of(array)
+        is_wanted = np.zeros(len(values), np.bool_)
+        is_wanted[offsets[rows] - offsets[0] + places] = True
+        return self._table.texts(values, self._declared, is_wanted)
 
     def _rows(self, values: pa.Array) -> Ids:
         rows = np.empty((len(values), 1), np.int32)
@@ -188,6 +217,9 @@ class Number:
         """The NULL row."""
         ids[:, self._slot] = self._base + NULL_ROW
 
+    def unknown_values(self, array: pa.Array, ids: Ids) -> None:
+        """As `Column`."""
+
 
 class Quantile:
     """One slot: the row of the bucket that a number falls into, the NULL row when there is none."""
@@ -206,6 +238,9 @@ class Quantile:
     def write_missing(self, ids: Ids, weights: Weights) -> None:
         """The NULL row."""
         ids[:, self._slot] = self._base + NULL_ROW
+
+    def unknown_values(self, array: pa.Array, ids: Ids) -> None:
+        """As `Column`."""
 
 
 def _numbers(array: pa.Array) -> pa.Array:

@@ -5,7 +5,7 @@ Training, SQL, streams and Python all encode here; nothing else turns a value in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
@@ -132,6 +132,26 @@ class Encoder:
             _write(column, columns.get(column.source), rows, ids, weights)
         return Encoded(ids, weights if self.layout.weighted else None)
 
+    def unknown_values(
+        self, columns: Mapping[str, pa.Array | pa.ChunkedArray], encoded: Encoded
+    ) -> Iterator[tuple[str, pa.Array]]:
+        """The values that training did not see, feature by feature: its table, and their canonical texts.
+
+        Args:
+            columns: As `encode` had them.
+            encoded: What it made of them.
+
+        Yields:
+            A text as often as it is there; features without an unknown value are left out.
+        """
+        counts = self.layout.count_unknown(encoded.ids)
+        for column, feature, count in zip(self._columns, self.spec.features, counts, strict=True):
+            array = columns.get(column.source)
+            if count and array is not None:
+                texts = column.unknown_values(_one_array(array), encoded.ids)
+                if texts is not None:
+                    yield feature.table, texts
+
     def row_of(self, feature: str, value: object) -> int:
         """The row of the fused table that one value of a feature has; of a numeric feature, its slot's.
 
@@ -157,8 +177,7 @@ class Encoder:
 
 def _write(column: Column, array: pa.Array | pa.ChunkedArray | None, rows: int, ids: Ids, weights: Weights) -> None:
     try:
-        if isinstance(array, pa.ChunkedArray):
-            array = array.chunk(0) if array.num_chunks == 1 else array.combine_chunks()
+        array = _one_array(array)
         if array is not None and len(array) != rows:
             raise DataError(f"its column has {len(array)} rows, expected {rows}")
         if array is None or types.is_null(array.type):
@@ -168,6 +187,12 @@ def _write(column: Column, array: pa.Array | pa.ChunkedArray | None, rows: int, 
     except (DataError, pa.ArrowException) as error:
         hint = error.hint if isinstance(error, DataError) else None
         raise DataError(f"feature {column.name!r}: {error.args[0]}", hint=hint) from error
+
+
+def _one_array(array: pa.Array | pa.ChunkedArray | None) -> pa.Array | None:
+    if isinstance(array, pa.ChunkedArray):
+        return array.chunk(0) if array.num_chunks == 1 else array.combine_chunks()
+    return array
 
 
 def _column(

@@ -3,6 +3,7 @@
 Each table of the model (a feature's own, or one that features share) has rows: 0 for NULL, 1 for unknown, from 2 on its
 values. A vocabulary lives in a folder: `tables.json`; for each table with values `N.slots.npy`, the open-addressing
 array of (hash, row), memory-mapped; and `N.values.arrow`, the values with their counts, the first of which has row 2.
+Beside them may lie `pending.arrow`, values that were not seen often enough to have a row: see `growth`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from streamfm.encoder.kernels import FIRST_VALUE_ROW
 from streamfm.errors import BundleError, DataError
 
 VALUES_SCHEMA = pa.schema([("value", pa.string()), ("count", pa.int64())])
-_TABLES_FILE = "tables.json"
+TABLES_FILE = "tables.json"
+PENDING_FILE = "pending.arrow"
 _MAX_ROWS = 2**31 - 1
 _NO_SLOTS = np.zeros((1, 2), np.uint64)
 _NO_SLOTS.flags.writeable = False
@@ -112,7 +114,7 @@ class Vocabularies:
         Raises:
             BundleError: A file is missing or not what its table says; names the file.
         """
-        path = Path(folder) / _TABLES_FILE
+        path = Path(folder) / TABLES_FILE
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             tables = [_load_table(path.parent, index, entry) for index, entry in enumerate(document["tables"])]
@@ -128,10 +130,12 @@ class Vocabularies:
         """Copy the files to another folder, which is made."""
         target = Path(folder)
         target.mkdir(parents=True)
-        shutil.copyfile(self.folder / _TABLES_FILE, target / _TABLES_FILE)
+        shutil.copyfile(self.folder / TABLES_FILE, target / TABLES_FILE)
+        if (self.folder / PENDING_FILE).exists():
+            shutil.copyfile(self.folder / PENDING_FILE, target / PENDING_FILE)
         for index, table in enumerate(self.tables.values()):
             if table.kind == "values":
-                for path in (_slots_path(self.folder, index), _values_path(self.folder, index)):
+                for path in (slots_path(self.folder, index), values_path(self.folder, index)):
                     shutil.copyfile(path, target / path.name)
 
     def values(self, table: str) -> pa.Table:
@@ -144,7 +148,7 @@ class Vocabularies:
         vocabulary = self.tables[table]
         if vocabulary.kind != "values":
             return VALUES_SCHEMA.empty_table()
-        path = _values_path(self.folder, list(self.tables).index(table))
+        path = values_path(self.folder, list(self.tables).index(table))
         try:
             with pa.memory_map(str(path)) as source:
                 values = pa.ipc.open_file(source).read_all()
@@ -182,14 +186,10 @@ class VocabularyWriter:
             DataError: Two values have the same 64-bit hash, one of which it names; there are too many.
             ValueError: The batches do not hold `count` values, or NULL among them.
         """
-        if count + FIRST_VALUE_ROW > _MAX_ROWS:
-            hint = "raise min_count, or hash them: hash_buckets"
-            raise DataError(f"table {name!r}: {count:,} values are more than int32 can number", hint=hint)
+        check_count(name, count)
         index, row, seed = len(self._tables), FIRST_VALUE_ROW, seed_of(name)
-        # At most half of the slots are taken, so that a search is short and always ends.
-        shape = (1 << max(4, (2 * count).bit_length()), 2)
-        slots = _new_slots(_slots_path(self._folder, index), shape)
-        path = str(_values_path(self._folder, index))
+        slots = _new_slots(slots_path(self._folder, index), (slots_capacity(count), 2))
+        path = str(values_path(self._folder, index))
         with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, VALUES_SCHEMA) as writer:
             for batch in batches:
                 values = batch.column(0)
@@ -212,10 +212,41 @@ class VocabularyWriter:
 
     def finish(self, numerics: Mapping[str, NumericStatistics]) -> Vocabularies:
         """Write `tables.json`, and give the folder's vocabularies back."""
-        document = {"tables": self._tables, "numerics": {name: asdict(n) for name, n in numerics.items()}}
-        text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-        (self._folder / _TABLES_FILE).write_text(text, encoding="utf-8")
+        write_tables(self._folder, self._tables, numerics)
         return Vocabularies.load(self._folder)
+
+
+def write_tables(folder: Path, tables: list[dict[str, Any]], numerics: Mapping[str, NumericStatistics]) -> None:
+    """Write `tables.json`: name, kind and rows of each table, and the statistics."""
+    document = {"tables": tables, "numerics": {name: asdict(n) for name, n in numerics.items()}}
+    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    (folder / TABLES_FILE).write_text(text, encoding="utf-8")
+
+
+def check_count(name: str, count: int) -> None:
+    """Return if a table can have so many values.
+
+    Raises:
+        DataError: It cannot; names the table.
+    """
+    if count + FIRST_VALUE_ROW > _MAX_ROWS:
+        hint = "raise min_count, or hash them: hash_buckets"
+        raise DataError(f"table {name!r}: {count:,} values are more than int32 can number", hint=hint)
+
+
+def slots_capacity(count: int) -> int:
+    """Slots for so many values: at most half of them are taken, so that a search is short and always ends."""
+    return 1 << max(4, (2 * count).bit_length())
+
+
+def slots_path(folder: Path, index: int) -> Path:
+    """Where the slots of the table with this number lie."""
+    return folder / f"{index}.slots.npy"
+
+
+def values_path(folder: Path, index: int) -> Path:
+    """Where the values of the table with this number lie."""
+    return folder / f"{index}.values.arrow"
 
 
 def seed_of(table: str) -> np.uint64:
@@ -254,21 +285,13 @@ def _new_slots(path: Path, shape: tuple[int, int]) -> np.memmap[Any, np.dtype[np
     return slots
 
 
-def _slots_path(folder: Path, index: int) -> Path:
-    return folder / f"{index}.slots.npy"
-
-
-def _values_path(folder: Path, index: int) -> Path:
-    return folder / f"{index}.values.arrow"
-
-
 def _load_table(folder: Path, index: int, entry: Mapping[str, Any]) -> Vocabulary:
     name, kind, rows = entry["name"], entry["kind"], entry["rows"]
     if not (isinstance(name, str) and kind in get_args(TableKind) and type(rows) is int):
         raise ValueError(f"table {index} is {entry!r}"[:200])
     if not _LEAST_ROWS[kind] <= rows <= _MAX_ROWS:
         raise ValueError(f"table {name!r} has {rows} rows")
-    slots = _load_slots(_slots_path(folder, index), rows) if kind == "values" else _NO_SLOTS
+    slots = _load_slots(slots_path(folder, index), rows) if kind == "values" else _NO_SLOTS
     return Vocabulary(name=name, kind=kind, rows=rows, slots=slots)
 
 

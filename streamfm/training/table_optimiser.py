@@ -159,10 +159,9 @@ class TableOptimiser:
             _catch_up(self.table, self.average, touched, self._settled, logarithms, step - 1)
             self._settled[touched] = step
         young, young_rate = self.young.until, np.float32(self.young.rate)
-        scale = np.float32(scale)
         _adam(
             *(self.table, self.moment1, self.moment2, self.counts, touched, self._sums),
-            *(rate, correction, scale, young, young_rate),
+            *(rate, correction, np.float32(scale), young, young_rate),
         )
         if self.average is not None:
             _average(self.table, self.average, touched, np.float32(self.decay.at(step)))
@@ -177,7 +176,7 @@ class TableOptimiser:
     def _make_room(self) -> None:
         rows, columns = self.table.shape
         self._position = np.zeros(rows if self.lazy else 0, np.int32)
-        self._touched = np.empty(0, np.int32) if self.lazy else np.arange(rows, dtype=np.int32)
+        self._touched: NDArray[np.int32] = np.empty(0, np.int32) if self.lazy else np.arange(rows, dtype=np.int32)
         self._sums = np.empty((0 if self.lazy else rows, columns), np.float32)
         self._count = 0 if self.lazy else rows
 
