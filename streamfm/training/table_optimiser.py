@@ -101,6 +101,7 @@ class TableOptimiser:
         self.young = YoungRows()
         self._penalties = (np.float32(penalties[0]), np.float32(penalties[1]))
         self._settled = np.zeros(rows if lazy else 0, np.int32)
+        self._touched, self._position = np.empty(0, np.int32), np.empty(0, np.int32)
         self._make_room()
 
     def resume(self, step: int) -> None:
@@ -176,7 +177,7 @@ class TableOptimiser:
     def _make_room(self) -> None:
         rows, columns = self.table.shape
         self._position = np.zeros(rows if self.lazy else 0, np.int32)
-        self._touched: NDArray[np.int32] = np.empty(0, np.int32) if self.lazy else np.arange(rows, dtype=np.int32)
+        self._touched = np.empty(0, np.int32) if self.lazy else np.arange(rows, dtype=np.int32)
         self._sums = np.empty((0 if self.lazy else rows, columns), np.float32)
         self._count = 0 if self.lazy else rows
 
