@@ -10,8 +10,8 @@ _COMPARISONS = {">=": operator.ge, "<=": operator.le}
 
 def report(
     name: str, value: float, unit: str, *, limit: float | None = None, goal: str | None = None, higher_is_better: bool
-) -> None:
-    """Print a figure as JSON: name, value, unit, limit, ratio, goal, and whether it is reached.
+) -> bool | None:
+    """Print a figure as JSON: name, value, unit, limit, ratio, goal, and whether it is reached, which comes back.
 
     Args:
         name: What was measured.
@@ -25,8 +25,9 @@ def report(
     if limit is not None:
         ratio = value / limit if higher_is_better else limit / value
     line = {"name": name, "value": _short(value), "unit": unit, "limit": _short(limit), "ratio": _short(ratio)}
-    line |= {"goal": goal, "reached": None if goal is None else _reached(goal, value, ratio)}
-    print(json.dumps(line), flush=True)
+    reached = None if goal is None else _reached(goal, value, ratio)
+    print(json.dumps(line | {"goal": goal, "reached": reached}), flush=True)
+    return reached
 
 
 def _reached(goal: str, value: float, ratio: float | None) -> bool:

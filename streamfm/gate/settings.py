@@ -36,7 +36,7 @@ class GateSettings:
             unless the candidate is significantly better.
     """
 
-    alpha: float = 0.002
+    alpha: float = 0.01
     power: float = 0.8
     tolerance: float = 0.0
     margin: float = 0.001

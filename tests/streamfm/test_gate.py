@@ -63,7 +63,7 @@ def test_figures_are_those_of_the_metrics() -> None:
 def test_a_model_that_is_much_worse_is_refused_with_number_and_limit() -> None:
     verdict = judge(window(worse=1.5))
     assert not verdict.passed
-    assert any(reason.startswith("log loss is 0.") and "limit 0.0005" in reason for reason in verdict.reasons)
+    assert any(reason.startswith("log loss is 0.") and "limit 0.0025" in reason for reason in verdict.reasons)
     assert not verdict.check("log_loss").passed
     assert not verdict.check("auc").passed
     assert verdict.check("finite").passed
@@ -267,7 +267,7 @@ def test_a_small_slice_is_told_and_refuses_nothing() -> None:
 def test_slices_share_their_error() -> None:
     rows = window(4_000, slices={f"part {part}": np.arange(4_000) % 8 == part for part in range(8)})
     limits = [check.limit for check in judge(rows).checks if check.name.startswith("slice")]
-    assert limits == [pytest.approx(0.0005 / 8)] * 8
+    assert limits == [pytest.approx(0.0025 / 8)] * 8
 
 
 def test_scores_that_move_far_for_nothing_are_refused() -> None:
