@@ -101,7 +101,8 @@ def argument(name: str, explanation: str, **attributes: Any) -> Decorator:
 
 
 REFERENCE = argument("reference", "models/ctr@champion (an alias), models/ctr/3 (a version), or a bundle's folder.")
-DATA = argument("data", "Parquet, CSV or JSON lines: paths or globs; or one SQL query.", nargs=-1, required=True)
+DATA_HELP = "Parquet, CSV or JSON lines: paths or globs; or one SQL query."
+DATA = argument("data", DATA_HELP, nargs=-1, required=True)
 JSON = option("--json", "as_json", is_flag=True, help="Print JSON.")
 PRECISION = option(
     "--precision",

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from streamfm.bundle import Bundle
 from streamfm.progressive.rows import OrderedRows
+from streamfm.progressive.shards import MICROSECONDS
 from streamfm.scoring import Scorer
 
 if TYPE_CHECKING:
-    from streamfm.finetuning import FineTuner
+    from streamfm.data.labelled_rows import LabelledBatch
+    from streamfm.finetuning import FineTuner, FineTuneSettings
 
 Predictions = NDArray[np.float64]
 
@@ -80,25 +82,32 @@ class Full(Frozen):
 
 
 class Incremental:
-    """Fine-tuned on what has come since the last time, and on as many rows, or so, out of all that came before."""
+    """Fine-tuned on what has come since the last time, and on rows of before, drawn anew for each round."""
 
-    def __init__(self, rows: OrderedRows, start: Start, tuner: FineTuner, *, replay_share: float, seed: int) -> None:
-        """Begin with the first model; rows are replayed, drawn by the seed, `replay_share` for each new one."""
+    def __init__(self, rows: OrderedRows, start: Start, tuner: FineTuner, settings: FineTuneSettings, seed: int):
+        """Begin with the first model; which rows are replayed is decided by `seed`."""
         self._rows, self._tuner, self._learnt = rows, tuner, start.trained
-        self._share, self._random = replay_share, np.random.default_rng(seed)
+        self._settings, self._random = settings, np.random.default_rng(seed)
         self._is_binary = tuner.spec.task == "binary"
 
     def learn(self, known: int) -> bool:
         """One round of fine-tuning."""
-        new = known - self._learnt
-        if new <= 0:
+        if known <= self._learnt:
             return False
-        replayed = round(new * self._share) if self._learnt else 0
-        drawn = np.sort(self._random.integers(0, max(self._learnt, 1), replayed))
-        replay = self._rows.take(drawn) if replayed else None
-        self._tuner.learn(self._rows.part(self._learnt, known), replay)
+        self._tuner.learn(self._rows.part(self._learnt, known), self._replayed(known))
         self._learnt = known
         return True
+
+    def _replayed(self, known: int) -> LabelledBatch | None:
+        """Rows learnt before, drawn uniformly, each as often as chance has it; None for none."""
+        oldest, age = 0, self._settings.replay_max_age_s
+        if age is not None:
+            newest = self._rows.times[known - 1]
+            oldest = int(np.searchsorted(self._rows.times, newest - round(age * MICROSECONDS)))
+        count = round((known - self._learnt) * self._settings.replay_ratio)
+        if not count or oldest >= self._learnt:
+            return None
+        return self._rows.take(np.sort(self._random.integers(oldest, self._learnt, count)))
 
     def predict(self, start: int, end: int) -> Predictions:
         """As it would be served."""

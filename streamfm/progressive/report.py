@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from streamfm.evaluation import Evaluation, evaluate
 from streamfm.evaluation.intervals import Estimate, mean_estimate
 from streamfm.evaluation.metrics import PROBABILITY_CLIP
 from streamfm.progressive.modes import Predictions
+from streamfm.progressive.rows import OrderedRows
 from streamfm.progressive.shards import Shard
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -29,14 +31,16 @@ class ShardReport(NamedTuple):
         ends: Of its last row.
         rows: How many.
         known: Labels that had come when it was predicted, since the beginning of the log.
-        mean_label: Of its rows.
+        weight: Sum of the sample weights; the number of rows where there are none.
+        mean_label: Of its rows, weighted; None where all weights are 0.
     """
 
     begins: str
     ends: str
     rows: int
     known: int
-    mean_label: float
+    weight: float
+    mean_label: float | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -120,6 +124,21 @@ class ProgressiveReport:
         """
         return {mode.mode: mode for mode in self.modes}[name]
 
+    def periods(self, measure: str, count: int) -> list[tuple[str, int, *tuple[float | None, ...]]]:
+        """A measure over time: of up to `count` runs of shards, when it begins, its rows, and the value of each mode.
+
+        Shards count by their weight; those that do not determine the measure are left out.
+        """
+        periods = min(count, len(self.shards))
+        starts = [number * len(self.shards) // periods for number in range(periods)]
+        return [self._period(measure, slice(start, end)) for start, end in pairwise([*starts, len(self.shards)])]
+
+    def _period(self, measure: str, part: slice) -> tuple[str, int, *tuple[float | None, ...]]:
+        shards = self.shards[part]
+        weights = [shard.weight for shard in shards]
+        values = (_mean([shard[measure] for shard in mode.shards[part]], weights) for mode in self.modes)
+        return shards[0].begins, sum(shard.rows for shard in shards), *values
+
     def to_dict(self) -> dict[str, Any]:
         """Everything but the predictions, as JSON types."""
         return {
@@ -138,6 +157,7 @@ class Course:
     """What a mode did, before anything is measured."""
 
     mode: str
+    task: str
     predictions: Predictions
     rounds: int
     learning_s: tuple[float, ...]
@@ -145,7 +165,7 @@ class Course:
 
 
 def mode_report(
-    course: Course, first: Course, batch: LabelledBatch, groups: NDArray[Any] | None, shards: list[Shard], task: str
+    course: Course, first: Course, batch: LabelledBatch, groups: NDArray[Any] | None, shards: list[Shard]
 ) -> ModeReport:
     """The measures of a mode.
 
@@ -155,8 +175,8 @@ def mode_report(
         batch: All rows.
         groups: Of all rows; NaN where one is in none.
         shards: Rows that were predicted.
-        task: "binary" or "regression".
     """
+    task = course.task
     begin = shards[0].start
     labels, weights = batch.labels[begin:], None if batch.sample_weights is None else batch.sample_weights[begin:]
     difference = None
@@ -182,17 +202,23 @@ def mode_report(
     )
 
 
-def shard_reports(batch: LabelledBatch, times: NDArray[np.int64], shards: list[Shard]) -> tuple[ShardReport, ...]:
+def shard_reports(rows: OrderedRows, shards: list[Shard]) -> tuple[ShardReport, ...]:
     """What every mode saw."""
-    return tuple(
-        ShardReport(
-            begins=_iso(times[shard.start]),
-            ends=_iso(times[shard.end - 1]),
-            rows=shard.end - shard.start,
-            known=shard.known,
-            mean_label=float(batch.labels[shard.start : shard.end].mean(dtype=np.float64)),
-        )
-        for shard in shards
+    return tuple(_shard_report(rows, shard) for shard in shards)
+
+
+def _shard_report(rows: OrderedRows, shard: Shard) -> ShardReport:
+    part = slice(shard.start, shard.end)
+    labels, weights = rows.batch.labels[part].astype(np.float64), rows.batch.sample_weights
+    shares = np.ones(len(labels)) if weights is None else weights[part].astype(np.float64)
+    weight = float(shares.sum())
+    return ShardReport(
+        begins=_iso(rows.times[shard.start]),
+        ends=_iso(rows.times[shard.end - 1]),
+        rows=len(labels),
+        known=shard.known,
+        weight=weight,
+        mean_label=float(labels @ shares) / weight if weight else None,
     )
 
 
@@ -204,6 +230,12 @@ def _of_shard(
         return dict.fromkeys(_SHOWN[task])
     found = evaluate(labels[rows], predictions[rows], weights=weighted, task=task)
     return {name: found.measure(name).value for name in _SHOWN[task]}
+
+
+def _mean(values: list[float | None], weights: list[float]) -> float | None:
+    known = [(value, weight) for value, weight in zip(values, weights, strict=True) if value is not None]
+    total = sum(weight for _, weight in known)
+    return sum(value * weight for value, weight in known) / total if total else None
 
 
 def _losses(labels: NDArray[np.float32], predictions: Predictions, task: str) -> Predictions:

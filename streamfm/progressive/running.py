@@ -22,21 +22,24 @@ from numpy.typing import NDArray
 from streamfm.bundle import Bundle, open_bundle
 from streamfm.data.labelled_rows import NO_GROUP
 from streamfm.data.sources import SourceLike
-from streamfm.errors import DataError
+from streamfm.errors import DataError, SpecError
 from streamfm.features import FeatureSpec
 from streamfm.pipeline import train
 from streamfm.pipeline.progress import NoProgress, PipelineProgress
 from streamfm.progressive.modes import Frozen, Full, Incremental, Mode, Start
+from streamfm.progressive.past import Past, seen
 from streamfm.progressive.report import Course, ProgressiveReport, mode_report, shard_reports
 from streamfm.progressive.rows import OrderedRows, read_rows
 from streamfm.progressive.settings import ModeName, ProgressiveSettings
 from streamfm.progressive.shards import Shard, cut
+from streamfm.scoring import Scorer, load
 
 
 def progressive(
-    spec: FeatureSpec | str | Path,
+    spec: FeatureSpec | str | Path | None,
     rows: SourceLike,
     *,
+    model: str | Path | None = None,
     settings: ProgressiveSettings | None = None,
     progress: PipelineProgress | None = None,
     clock: Callable[[], float] = time.perf_counter,
@@ -44,8 +47,10 @@ def progressive(
     """Predict a log shard by shard, learning as its labels come.
 
     Args:
-        spec: The specification, or its TOML file; it names an event time.
+        spec: The specification, or its TOML file; it names an event time. None with a model, which has one.
         rows: See `SourceLike`; they are read once, into memory.
+        model: A model to begin with, by its reference or folder, instead of training one; rows that it or its choice
+            has seen are the past, and the later ones are predicted.
         settings: How; the same settings, seeds, rows and threads give the same predictions, bit by bit.
         progress: Told how far it is.
         clock: Seconds, for the report.
@@ -53,14 +58,25 @@ def progressive(
     Raises:
         SpecError: The specification cannot be used, or names no event time.
         DataError: The rows cannot be used; names the file, column and row, or the feature; or there are too few.
+        BundleError: The model cannot be opened.
+        RegistryError: There is no such model.
         StreamFMError: torch is not installed.
     """
-    spec = spec if isinstance(spec, FeatureSpec) else FeatureSpec.load(spec)
+    scorer = None if model is None else load(model)
+    spec = _spec(spec, scorer)
     settings = settings or ProgressiveSettings()
     ordered = read_rows(rows, spec, settings.order)
     with tempfile.TemporaryDirectory(prefix="streamfm-", dir=settings.training.folder) as folder:
         run = _Run(spec, ordered, settings, progress or NoProgress(), clock, Path(folder))
-        return run.report(_named(rows))
+        return run.report(_named(rows), scorer)
+
+
+def _spec(spec: FeatureSpec | str | Path | None, scorer: Scorer | None) -> FeatureSpec:
+    if spec is not None and scorer is None:
+        return spec if isinstance(spec, FeatureSpec) else FeatureSpec.load(spec)
+    if spec is None and scorer is not None:
+        return scorer.spec
+    raise SpecError("expected a specification to train by, or a model, which has its own", hint="give one of the two")
 
 
 class _Run:
@@ -78,31 +94,35 @@ class _Run:
         self._spec, self._rows, self._settings = spec, rows, settings
         self._progress, self._clock, self._folder = progress, clock, folder
 
-    def report(self, source: str) -> ProgressiveReport:
-        first = round(len(self._rows) * self._settings.warm_start)
-        if not 0 < first < len(self._rows):
-            raise DataError(f"{source}: {len(self._rows):,} rows are too few to be split")
-        shards = cut(self._rows.times, first, self._settings)
-        if shards[0].known < 2:
-            message = f"{source}: no label had come when the first of {len(shards)} shards began"
-            raise DataError(message, hint="raise warm_start, or lower the delay")
+    def report(self, source: str, scorer: Scorer | None) -> ProgressiveReport:
+        past = self._past(source) if scorer is None else seen(scorer.bundle, self._rows.times, source)
+        shards = cut(self._rows.times, past.seen, self._settings)
         began = self._clock()
-        start = self._start(shards[0].known)
+        start = self._start(shards, source) if scorer is None else Start(bundle=scorer.bundle, trained=past.trained)
         taken = self._clock() - began
         courses = [self._course(name, start, shards) for name in self._settings.modes]
         groups = _groups(self._rows.batch.groups)
         return ProgressiveReport(
             source=source,
-            warm_start_rows=first,
+            warm_start_rows=past.seen,
             warm_start_s=taken,
-            shards=shard_reports(self._rows.batch, self._rows.times, shards),
-            modes=tuple(
-                mode_report(course, courses[0], self._rows.batch, groups, shards, self._spec.task) for course in courses
-            ),
+            shards=shard_reports(self._rows, shards),
+            modes=tuple(mode_report(course, courses[0], self._rows.batch, groups, shards) for course in courses),
             settings=_plain(self._settings),
         )
 
-    def _start(self, known: int) -> Start:
+    def _past(self, source: str) -> Past:
+        """The rows for the warm start."""
+        first = round(len(self._rows) * self._settings.warm_start)
+        if not 0 < first < len(self._rows):
+            raise DataError(f"{source}: {len(self._rows):,} rows are too few to be split")
+        return Past(trained=0, seen=first)
+
+    def _start(self, shards: list[Shard], source: str) -> Start:
+        known = shards[0].known
+        if known < 2:
+            message = f"{source}: no label had come when the first of {len(shards)} shards began"
+            raise DataError(message, hint="raise warm_start, or lower the delay")
         bundle = self._trained(known, self._folder / "first")
         # The latest rows validated: what trained is a beginning of all rows.
         facts: Any = bundle.manifest.training
@@ -131,6 +151,7 @@ class _Run:
         self._progress.stage(name, total, total)
         return Course(
             mode=name,
+            task=self._spec.task,
             predictions=predictions,
             rounds=rounds,
             learning_s=tuple(learning_s),
@@ -148,8 +169,7 @@ class _Run:
         how = settings.finetuning or FineTuneSettings()
         # The bundle is opened anew: what is learnt here must not be seen by the other modes.
         tuner = FineTuner.from_bundle(open_bundle(start.bundle.path, verify=False), how)
-        share, seed = how.replay_share, settings.replay_seed
-        return Incremental(self._rows, start, tuner, replay_share=share, seed=seed)
+        return Incremental(self._rows, start, tuner, how, settings.replay_seed)
 
 
 def _without_int8() -> Any:
