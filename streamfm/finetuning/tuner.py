@@ -123,6 +123,15 @@ class FineTuner:
             logit_shift=self.logit_shift,
         )
 
+    def rebase(self, logit_shift: float) -> None:
+        """Go on with another shift and the same answers: what it no longer adds goes into w0.
+
+        To be called before rows come that ask for another one, such as another sample of the negatives.
+        """
+        moved, self.logit_shift = self.logit_shift - logit_shift, logit_shift
+        for network in {id(it): it for it in (self._learner.model, self._learner.served)}.values():
+            network.bias.data += moved
+
     @property
     def encoder(self) -> Encoder:
         """Of the vocabularies as they are now; it stays right for its own vocabularies when they grow."""

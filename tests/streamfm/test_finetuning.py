@@ -153,6 +153,18 @@ def no_proof(tuner: FineTuner) -> Sample:
     return Sample(rows=tuner.encoder.encode(rows.columns, rows.rows), labels=rows.labels)
 
 
+def test_another_shift_changes_no_answer_and_is_kept_apart_from_what_is_trained(parent: Bundle) -> None:
+    tuner, rows = FineTuner.from_bundle(parent), chunk(1)
+    before = tuner.predict_logits(rows.columns, rows.rows)
+
+    tuner.rebase(-1.5)
+
+    np.testing.assert_allclose(tuner.predict_logits(rows.columns, rows.rows), before, atol=1e-6)
+    assert tuner.logit_shift == -1.5
+    tuner.logit_shift = 0.0
+    np.testing.assert_allclose(tuner.predict_logits(rows.columns, rows.rows), before + 1.5, atol=1e-6)
+
+
 @pytest.mark.parametrize("average", [False, True])
 def test_it_begins_with_the_answers_of_its_parent(parent: Bundle, average: bool) -> None:
     tuner = FineTuner.from_bundle(parent, replace(SETTINGS, average=average))
