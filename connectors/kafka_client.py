@@ -44,6 +44,21 @@ class Bounds(NamedTuple):
     end: int
 
 
+class TopicFacts(NamedTuple):
+    """What the brokers say of a topic.
+
+    Attributes:
+        cluster: The cluster's id.
+        topic_id: What tells the topic from an earlier one of its name; None where brokers give none: those before Kafka
+            2.8, and the development broker.
+        partitions: How many it has.
+    """
+
+    cluster: str
+    topic_id: str | None
+    partitions: int
+
+
 class Revocation(Protocol):
     """Whom a consumer tells, before others get its partitions. Called during `Consumer.poll` and `close` only."""
 

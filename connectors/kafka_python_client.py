@@ -13,8 +13,8 @@ from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.net.compat import KafkaNetClient
 
-from connectors.kafka_client import Revocation
-from connectors.kafka_errors import bounded
+from connectors.kafka_client import Revocation, TopicFacts
+from connectors.kafka_errors import bounded, no_topic, stream_error
 from connectors.kafka_options import options_for
 from connectors.kafka_python_consumer import KafkaPythonConsumer
 from connectors.kafka_python_errors import translated, translating
@@ -23,6 +23,7 @@ from connectors.kafka_settings import KafkaSettings
 from streamfm.errors import DisturbedError, StreamError
 
 _KNOWN = {"consumer": kafka.KafkaConsumer.DEFAULT_CONFIG, "producer": kafka.KafkaProducer.DEFAULT_CONFIG}
+_NO_TOPIC = 3
 _Opened = TypeVar("_Opened")
 
 
@@ -60,16 +61,45 @@ class KafkaPythonClient:
 
     def sizes(self, topics: Sequence[str]) -> Mapping[str, int]:
         """See `kafka_check.Inspector`."""
-        known = kafka.KafkaAdminClient.DEFAULT_CONFIG
-        options = {name: value for name, value in self._consumer_config.items() if name in known}
         with translating("asking for the topics' settings"):
-            admin = kafka.KafkaAdminClient(**options)
+            admin = kafka.KafkaAdminClient(**self._admin_config())
             try:
                 asked = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
                 found = admin.describe_configs(asked, config_filter="all")["topic"]
             finally:
                 admin.close()
         return {topic: int(found[topic]["max.message.bytes"]["value"]) for topic in topics}
+
+    def facts(self, topics: Sequence[str]) -> Mapping[str, TopicFacts]:
+        """See `kafka_collector.Client`."""
+        doing = "looking for the topics"
+        with translating(doing):
+            cluster, found = bounded(doing, self._settings.call_limit_s, lambda: self._described(topics))
+        for topic in found:
+            if topic["error_code"] == _NO_TOPIC:
+                raise no_topic(topic["name"], self._settings.bootstrap_servers)
+            if topic["error_code"]:
+                raise stream_error(f"{doing}: {topic['name']}", topic["error_code"], f"error {topic['error_code']}")
+        # An older broker sends no id, or zeros.
+        ids = {topic["name"]: str(topic.get("topic_id") or "") for topic in found}
+        return {
+            topic["name"]: TopicFacts(
+                cluster, ids[topic["name"]] if ids[topic["name"]].strip("0-") else None, len(topic["partitions"])
+            )
+            for topic in found
+        }
+
+    def _described(self, topics: Sequence[str]) -> tuple[str, list[dict[str, Any]]]:
+        """The cluster's id, and what it says of topics."""
+        admin = kafka.KafkaAdminClient(**self._admin_config())
+        try:
+            return admin.describe_cluster()["cluster_id"], admin.describe_topics(list(topics))
+        finally:
+            admin.close()
+
+    def _admin_config(self) -> dict[str, Any]:
+        known = kafka.KafkaAdminClient.DEFAULT_CONFIG
+        return {name: value for name, value in self._consumer_config.items() if name in known}
 
     def open_producer(self) -> KafkaPythonProducer:
         """See `Client`."""
