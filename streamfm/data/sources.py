@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import duckdb
 import pyarrow as pa
 
 from streamfm.data.column_names import refuse_repeated, refuse_repeated_in_files
+from streamfm.data.connection import connected
 from streamfm.data.duckdb_errors import duckdb_errors, first_paragraph
 from streamfm.data.interruptible import interruptible
 from streamfm.data.readers import find_files, format_of, literal, scan
@@ -229,32 +229,17 @@ def open_source(
     if isinstance(rows, Source):
         yield rows
         return
-    with tempfile.TemporaryDirectory(prefix="streamfm-", dir=folder) as spill:
-        connection = _connect(spill, threads, memory_limit)
-        try:
-            yield _source(rows, inputs, connection, spill)
-        finally:
-            connection.close()
+    with connected(threads=threads, memory_limit=memory_limit, folder=folder) as (connection, spill):
+        yield _source(rows, inputs, connection, spill)
 
 
-def _connect(folder: str, threads: int | None, memory_limit: str) -> duckdb.DuckDBPyConnection:
-    config: dict[str, Any] = {
-        "temp_directory": folder,
-        "memory_limit": memory_limit,
-        "python_enable_replacements": False,
-        "preserve_insertion_order": True,
-    }
-    try:
-        connection = duckdb.connect(config=config | ({"threads": threads} if threads else {}))
-    except duckdb.Error as error:
-        raise DataError(f"DuckDB refuses a setting: {error}", hint="memory_limit is written like '2GB'") from error
-    # GLOBAL: cursors of this connection are in UTC too.
-    connection.execute("SET GLOBAL TimeZone = 'UTC'")
-    return connection
+def is_query(rows: SourceLike) -> TypeGuard[str]:
+    """Whether it is SQL, not a path or a table."""
+    return isinstance(rows, str) and _QUERY.match(rows) is not None
 
 
 def _source(rows: SourceLike, inputs: Sequence[Input], connection: duckdb.DuckDBPyConnection, folder: str) -> Source:
-    if isinstance(rows, str) and _QUERY.match(rows):
+    if is_query(rows):
         return _source_of_query(rows, connection, folder)
     if isinstance(rows, (str, os.PathLike)):
         return _source_of_files([os.fspath(rows)], inputs, connection, folder)

@@ -1,0 +1,192 @@
+"""One round of labels: what has closed since a position, labelled, counted, judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from streamfm.data.connection import connected
+from streamfm.data.readers import literal
+from streamfm.data.sources import Source, SourceLike
+from streamfm.errors import DataError
+from streamfm.features import Input
+from streamfm.labels.counting import LabelCounts, count_all, count_before, match_new, match_past
+from streamfm.labels.drawing import DRAW, NEGATIVES_SEED, add_draw
+from streamfm.labels.heads import SECOND_US, Head, close, look_at
+from streamfm.labels.health import Refusal, judge_counts, judge_heads
+from streamfm.labels.history import draw_history
+from streamfm.labels.joining import Join
+from streamfm.labels.late import find_late
+from streamfm.labels.logs import Log, source_of
+from streamfm.labels.names import LABELLED, SAMPLED_OUT, STATE
+from streamfm.labels.settings import EPOCH, LabelSettings, Position, microseconds, moment
+
+LARGE_ROWS = 1_000_000
+"""More new rows than these are stored in a file of the temporary folder, not in memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """What a round gives; good within the block of `closed_labels`.
+
+    Attributes:
+        position: After training on the rows; where there are none, as before.
+        counts: Where every impression and click went.
+        refusal: Why there are no rows; None when there are.
+        since: The position before; None for all.
+    """
+
+    position: Position
+    counts: LabelCounts
+    refusal: Refusal | None
+    since: Position | None
+    _join: Join | None
+    _source: Source
+
+    @property
+    def source(self) -> Source:
+        """The new rows: all columns of the impressions, label and weight, ordered by time and id.
+
+        Raises:
+            DataError: There are none; says why.
+        """
+        if self.refusal is not None:
+            raise DataError(self.refusal.message, hint=self.refusal.hint)
+        return self._source
+
+    def history(self, rows: int, *, seed: int = 0, age_s: float | None = None) -> Source:
+        """A uniform sample of the rows before `since`, labelled as known now, ordered by time and id; may be empty.
+
+        Late positives are in it once, as positives of their own weight. Another call replaces it.
+
+        Args:
+            rows: At most.
+            seed: The same seed draws the same rows of the same log, whatever its order.
+            age_s: Only rows so much before `since`.
+        """
+        if self._join is None or self.since is None:
+            return self._source.part("before", "false")
+        oldest = None if age_s is None else microseconds(self.since.closed_until) - round(SECOND_US * age_s)
+        return draw_history(self._join, rows, seed=seed, from_us=oldest)
+
+
+@contextmanager
+def closed_labels(
+    impressions: SourceLike,
+    clicks: SourceLike,
+    settings: LabelSettings,
+    *,
+    since: Position | None = None,
+    now: datetime | None = None,
+    until: datetime | None = None,
+    inputs: Sequence[Input] = (),
+    in_order: bool = True,
+    threads: int | None = None,
+    memory_limit: str = "2GB",
+    folder: str | Path | None = None,
+) -> Iterator[Labels]:
+    """Label what has closed since a position; inside `with`.
+
+    Args:
+        impressions: SQL, or whatever `open_source` takes save an open source. With columns `_partition` and `_offset`
+            late arrivals are told from rows that were trained on; they are not among the labelled rows' columns.
+        clicks: The same.
+        settings: What makes a label.
+        since: Rows that were trained on; None for none.
+        now: The clock; without one no event is of the future.
+        until: No row from this instant on, though it be closed.
+        inputs: Declared columns, which decide how CSV and JSON are read.
+        in_order: Whether the rows are ordered by time and id; without it a large join is faster.
+        threads: Of DuckDB; all cores by default.
+        memory_limit: Of DuckDB; what does not fit is spilled.
+        folder: Where to spill; the system's temporary folder by default.
+
+    Raises:
+        DataError: Rows that cannot be read; a time that is none; columns that bear the name of the label or weight.
+        MissingColumnsError: Names the columns that are absent.
+    """
+    limit_us = None if now is None else microseconds(now + timedelta(seconds=settings.future_s))
+    with connected(threads=threads, memory_limit=memory_limit, folder=folder) as (connection, spill):
+        add_draw(connection, DRAW, NEGATIVES_SEED)
+        shown = Log(
+            source_of(impressions, "impressions", connection, inputs), settings.impression_id, settings.impression_time
+        )
+        kind = [settings.click_kind] if settings.click_kind else []
+        clicked = Log(source_of(clicks, "clicks", connection), settings.click_id, settings.click_time, *kind)
+        _refuse_collisions(shown.source, settings)
+        heads = (
+            look_at(shown, since, limit_us, whole=False),
+            look_at(clicked, since, limit_us, window_us=round(SECOND_US * settings.window_s)),
+        )
+        source = Source("the labelled rows", connection, "")
+        yield _labels(source, heads, settings, since, limit_us, until, in_order, spill)
+
+
+def _labels(
+    source: Source,
+    heads: tuple[Head, Head],
+    settings: LabelSettings,
+    since: Position | None,
+    limit_us: int | None,
+    until: datetime | None,
+    in_order: bool,
+    spill: str,
+) -> Labels:
+    closing = close(*heads, settings, since=since, limit_us=limit_us, until=until)
+    refusal = judge_heads(*heads, settings)
+    before = since or Position(closed_until=EPOCH)
+    if closing is None:
+        source.sql = f"SELECT * FROM ({heads[0].log.source.sql}) LIMIT 0"
+        counts = LabelCounts(impressions=heads[0].new, future=heads[0].future, clicks=heads[1].new)
+        return Labels(position=before, counts=counts, refusal=refusal, since=since, _join=None, _source=source)
+    join = Join(source=source, impressions=heads[0], clicks=heads[1], closing=closing, settings=settings)
+    counts = _make(join, in_order=in_order, spill=spill)
+    source.sql = f"SELECT * EXCLUDE ({STATE}) FROM {LABELLED} WHERE {STATE} IS DISTINCT FROM {SAMPLED_OUT}"
+    refusal = refusal or judge_counts(counts, settings)
+    after = before if refusal else _position_after(join, before)
+    return Labels(position=after, counts=counts, refusal=refusal, since=since, _join=join, _source=source)
+
+
+def _make(join: Join, *, in_order: bool, spill: str) -> LabelCounts:
+    """Fill the tables of the round."""
+    source = join.source
+    join.gather_clicks()
+    match_past(join)
+    before = count_before(join)
+    if join.settings.late_positives and join.impressions.before is not None:
+        source.execute(find_late(join.reach_us))
+    # Asked for before the result is written, so that no two large queries hold memory at once.
+    _ = join.has_repeated
+    place = LABELLED
+    if join.impressions.new > LARGE_ROWS:
+        source.execute(f"ATTACH {literal(str(Path(spill) / 'labelled.duckdb'))} AS stored")
+        place = f"stored.{LABELLED}"
+    rate = before[1] / before[0] if before[0] else 0.0
+    # Without an order to keep, DuckDB writes what each thread has, and holds little of it.
+    source.execute(f"SET preserve_insertion_order = {str(in_order).lower()}")
+    source.execute(f"CREATE TABLE {place} AS {join.labelled(in_order=in_order, click_rate=rate)}")
+    source.execute("SET preserve_insertion_order = true")
+    if place != LABELLED:
+        source.execute(f"CREATE VIEW {LABELLED} AS SELECT * FROM {place}")
+    match_new(join)
+    return count_all(join, before)
+
+
+def _position_after(join: Join, before: Position) -> Position:
+    offsets = dict(before.offsets)
+    for head in (join.impressions, join.clicks):
+        for partition, end in head.ends.items():
+            offsets[partition] = max(end, offsets.get(partition, 0))
+    return Position(closed_until=moment(join.closing.closed_us), offsets=offsets)
+
+
+def _refuse_collisions(impressions: Source, settings: LabelSettings) -> None:
+    names = {name.casefold(): name for name in impressions.columns}
+    for what in ("label", "weight"):
+        if (name := getattr(settings, what).casefold()) in names:
+            message = f"{impressions.name}: column {names[name]!r} is there already, expected to be added as {what}"
+            hint = f"leave it out: SELECT * EXCLUDE ({names[name]}) FROM ..., or name another {what}"
+            raise DataError(message, hint=hint)

@@ -1,0 +1,143 @@
+"""How far impressions and clicks have come, and what therefore is closed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from streamfm.labels.logs import OFFSET, PARTITION, Log, Read, read_before
+from streamfm.labels.settings import LabelSettings, Position, microseconds
+
+SECOND_US = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """How far a log has come, at one look at it.
+
+    Attributes:
+        log: Which.
+        before: What was read of it in earlier rounds.
+        ends: End of each partition; rows that come afterwards wait for the next round.
+        newest_us: Largest time, without those of the future; None when there is none.
+        first_new_us: Smallest time among the rows that were not read before.
+        new: Rows that were not read before.
+        future: How many of them are from the future.
+        without_time: How many of them have no time.
+    """
+
+    log: Log
+    before: Read | None
+    ends: Mapping[str, int]
+    newest_us: int | None
+    first_new_us: int | None
+    new: int
+    future: int
+    without_time: int
+
+    def rows(self, limit_us: int | None) -> str:
+        """SQL that is true of the rows that this look found, without those of the future."""
+        present = "true" if limit_us is None else f"{self.log.us} <= {limit_us}"
+        return f"{self.log.visible(self.ends)} AND {present}"
+
+    @property
+    def is_read(self) -> str:
+        """SQL that is true of the rows that were read before."""
+        return self.log.before(self.before)
+
+
+def look_at(
+    log: Log, position: Position | None, limit_us: int | None, *, window_us: int = 0, whole: bool = True
+) -> Head:
+    """How far a log has come.
+
+    Args:
+        log: Which.
+        position: What was read before.
+        limit_us: Later times are of the future.
+        window_us: Of clicks, how far behind the position's time they were read.
+        whole: Whether rows before the position's time matter where there are no offsets that could tell new ones.
+    """
+    partitions = _partitions(log) if log.has_offsets else ()
+    before = read_before(position, partitions, window_us=window_us)
+    prune = "true" if whole or log.has_offsets or before is None else log.since(before.until_us)
+    new, present = f"NOT {log.before(before)}", "true" if limit_us is None else f"{log.us} <= {limit_us}"
+    partition, end = (PARTITION, f"max({OFFSET}) + 1") if log.has_offsets else ("''", "0")
+    found = log.source.execute(
+        log.source.select(
+            f"{partition}, {end}, max({log.us}) FILTER ({present}), min({log.us}) FILTER ({new} AND {present}), "
+            f"count(*) FILTER ({new}), count(*) FILTER ({new} AND NOT {present}), "
+            f"count(*) FILTER ({new} AND {log.us} IS NULL)",
+            f"WHERE {prune} GROUP BY ALL",
+        )
+    )
+    return Head(
+        log=log,
+        before=before,
+        ends={row[0]: row[1] for row in found} if log.has_offsets else {},
+        newest_us=max((row[2] for row in found if row[2] is not None), default=None),
+        first_new_us=min((row[3] for row in found if row[3] is not None), default=None),
+        new=sum(row[4] for row in found),
+        future=sum(row[5] for row in found),
+        without_time=sum(row[6] for row in found),
+    )
+
+
+def _partitions(log: Log) -> list[str]:
+    return [partition for (partition,) in log.source.execute(log.source.select(f"DISTINCT {PARTITION}"))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closing:
+    """What is closed.
+
+    Attributes:
+        closed_us: Impressions before it are.
+        clicks_us: Clicks before it belong to them or to nothing: the windows end before it.
+        window_us: See `LabelSettings.window_s`.
+        lookback_us: See `LabelSettings.lookback_s`.
+        limit_us: Later events are of the future; None without a clock.
+        from_us: No row before it matters; None when all do.
+    """
+
+    closed_us: int
+    clicks_us: int
+    window_us: int
+    lookback_us: int
+    limit_us: int | None
+    from_us: int | None
+
+
+def close(
+    impressions: Head,
+    clicks: Head,
+    settings: LabelSettings,
+    *,
+    since: Position | None,
+    limit_us: int | None,
+    until: datetime | None,
+) -> Closing | None:
+    """What the two watermarks close; None when nothing can be, since a log is empty."""
+    window_us, lookback_us = (round(SECOND_US * seconds) for seconds in (settings.window_s, settings.lookback_s))
+    ends = [head.newest_us for head in (impressions, clicks)]
+    before_us = None if since is None else microseconds(since.closed_until)
+    if any(end is None for end in ends) and before_us is None:
+        return None
+    closed_us = before_us
+    if None not in ends:
+        closed_us = min(end for end in ends if end is not None) - round(SECOND_US * settings.lateness_s) - window_us
+        closed_us = closed_us if until is None else min(closed_us, microseconds(until))
+        closed_us = closed_us if before_us is None else max(closed_us, before_us)
+    assert closed_us is not None
+    firsts = [before_us, impressions.first_new_us]
+    firsts += [] if clicks.first_new_us is None else [clicks.first_new_us - window_us]
+    first_us = None if before_us is None else min(first for first in firsts if first is not None)
+    return Closing(
+        closed_us=closed_us,
+        clicks_us=closed_us + window_us,
+        window_us=window_us,
+        lookback_us=lookback_us,
+        limit_us=limit_us,
+        from_us=None if first_us is None else first_us - lookback_us,
+    )

@@ -1,0 +1,93 @@
+"""When labels are not to be believed: clicks that stall, or a click rate that nobody would expect.
+
+Missing labels are never negatives: a round that looks wrong makes none, says why, and its rows wait for the next.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+from typing import Literal, NamedTuple
+
+from streamfm.labels.counting import LabelCounts
+from streamfm.labels.heads import Head
+from streamfm.labels.settings import LabelSettings, moment
+
+Z = 3.0
+"""Standard errors that an interval reaches to either side: 0.3 % of all rounds lie outside by chance."""
+
+
+class Refusal(NamedTuple):
+    """Why there are no labels.
+
+    Attributes:
+        reason: "nothing_new", "no_clicks", "stalled" or "ctr_out_of_bounds".
+        message: What was found, what was expected.
+        hint: What to do about it.
+    """
+
+    reason: Literal["nothing_new", "no_clicks", "stalled", "ctr_out_of_bounds"]
+    message: str
+    hint: str
+
+
+def judge_heads(impressions: Head, clicks: Head, settings: LabelSettings) -> Refusal | None:
+    """Whether the logs have come far enough."""
+    if impressions.newest_us is None:
+        return Refusal("nothing_new", f"{impressions.log.source.name}: no new impression", "is anything served?")
+    if clicks.newest_us is None:
+        return Refusal("no_clicks", f"{clicks.log.source.name}: not one click", "are clicks collected?")
+    behind_us = impressions.newest_us - clicks.newest_us
+    if behind_us > settings.stalled_s * 1e6:
+        message = (
+            f"{clicks.log.source.name}: the newest is of {_shown(clicks.newest_us)}, {_length(behind_us)} behind "
+            f"the impressions, expected at most {timedelta(seconds=settings.stalled_s)}"
+        )
+        return Refusal("stalled", message, "are clicks collected? Where they are so rare, raise stalled_s")
+    return None
+
+
+def judge_counts(counts: LabelCounts, settings: LabelSettings) -> Refusal | None:
+    """Whether a round's labels can be believed.
+
+    The click rate is out of bounds where its interval, and that of the rate before, leave no other reading: it is
+    below low times the rate before even at the upper end of the one and the lower end of the other, or above high
+    times it at the opposite ends. The intervals are Wilson's, at `Z` standard errors. So a round of few rows is
+    refused only for a gross error, and a long one for any.
+    """
+    if counts.closed + counts.again == 0:
+        hint = "labels wait for window_s and lateness_s after their impression, and for clicks as late as that"
+        return Refusal("nothing_new", f"no impression was closed ({counts.open:,} are open)", hint)
+    if counts.closed and not counts.in_window:
+        message = f"{counts.closed:,} impressions were closed, and not one of them has a click"
+        return Refusal("no_clicks", message, "are clicks collected, and do they bear the impressions' ids?")
+    low, high = settings.ctr_bounds
+    now, before = wilson(counts.in_window, counts.closed), wilson(counts.in_window_before, counts.labelled_before)
+    if now[1] < low * before[0] or now[0] > high * before[1]:
+        rates = counts.in_window / counts.closed, counts.in_window_before / counts.labelled_before
+        message = (
+            f"{rates[0]:.3%} of {counts.closed:,} impressions have a click, of the {counts.labelled_before:,} before "
+            f"{rates[1]:.3%}: {rates[0] / rates[1]:.2f} times as many, expected {low:g} to {high:g}"
+        )
+        hint = "is a part of the log missing, or twice there? If it is the world that changed, widen ctr_bounds once"
+        return Refusal("ctr_out_of_bounds", message, hint)
+    return None
+
+
+def wilson(hits: int, rows: int) -> tuple[float, float]:
+    """The interval of a share at `Z` standard errors; (0, 1) without rows.
+
+    Source: Wilson 1927, Probable Inference, the Law of Succession, and Statistical Inference.
+    """
+    if not rows:
+        return 0.0, 1.0
+    middle, spread = hits + Z * Z / 2, Z * math.sqrt(hits * (rows - hits) / rows + Z * Z / 4)
+    return max(0.0, (middle - spread) / (rows + Z * Z)), min(1.0, (middle + spread) / (rows + Z * Z))
+
+
+def _shown(us: int) -> str:
+    return datetime.fromtimestamp(moment(us).timestamp(), UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _length(us: int) -> str:
+    return str(timedelta(seconds=us // 1_000_000))

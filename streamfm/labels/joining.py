@@ -1,0 +1,200 @@
+"""The join: impressions and their clicks, each impression once, as SQL over the two logs.
+
+Tables that a round makes on its connection: `streamfm_repeated` (ids that impressions have more than once),
+`streamfm_clicks` (the clicks that can matter), `streamfm_clicks_by_id` (one row an id), `streamfm_late` (rows of
+earlier rounds that teach again), `streamfm_labelled` (the result).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyarrow as pa
+
+from streamfm.data.readers import literal
+from streamfm.data.sources import Source
+from streamfm.expressions import quoted
+from streamfm.labels.drawing import kept
+from streamfm.labels.heads import Closing, Head
+from streamfm.labels.late import late_rows
+from streamfm.labels.logs import OFFSET, PARTITION, Log
+from streamfm.labels.names import (
+    CLICK,
+    CLICKS,
+    CLICKS_BY_ID,
+    ID,
+    NEW,
+    RANK,
+    READ,
+    REPEATED,
+    ROW,
+    SAMPLED_OUT,
+    STATE,
+    US,
+    WEIGHT,
+)
+from streamfm.labels.repeats import repeated
+from streamfm.labels.settings import LabelSettings
+
+_STREAM_ROWS = 1 << 17
+
+
+@dataclass(frozen=True, kw_only=True)
+class Join:
+    """What one round joins.
+
+    Attributes:
+        source: Of the connection that all runs on.
+        impressions: As they were found.
+        clicks: As they were found.
+        closing: What is closed.
+        settings: See there.
+    """
+
+    source: Source
+    impressions: Head
+    clicks: Head
+    closing: Closing
+    settings: LabelSettings
+
+    @cached_property
+    def casts(self) -> tuple[str, str]:
+        """SQL of the ids of impressions and clicks, of one type."""
+        shown, clicked = self.impressions.log, self.clicks.log
+        if shown.identity_type == clicked.identity_type:
+            return shown.identity, clicked.identity
+        return f"CAST({shown.identity} AS VARCHAR)", f"CAST({clicked.identity} AS VARCHAR)"
+
+    def shown(self, condition: str = "true", *, from_us: int | None = None) -> str:
+        """Impressions that have an id and a time and are not of the future, with `ID`, `US` and `READ` beside them.
+
+        Args:
+            condition: SQL over these columns.
+            from_us: No earlier ones; `closing.from_us` by default.
+        """
+        log, head = self.impressions.log, self.impressions
+        from_us = self.closing.from_us if from_us is None else from_us
+        exact = "true" if from_us is None else f"{log.us} >= {from_us}"
+        rows = log.source.select(
+            f"*, {self.casts[0]} AS {ID}, {log.us} AS {US}, {head.is_read} AS {READ}",
+            f"WHERE {log.since(from_us)} AND {exact} AND {head.rows(self.closing.limit_us)} "
+            f"AND {log.identity} IS NOT NULL AND {log.us} IS NOT NULL",
+        )
+        return f"SELECT * FROM ({rows}) WHERE {condition}"
+
+    def once(self, shown: str, *, wide: bool) -> str:
+        """The same, of each id the one row that counts: one that was read before, else the first.
+
+        Args:
+            shown: What `shown` gave.
+            wide: Whether rows of the same time must be told apart; by all their columns.
+        """
+        if not self.has_repeated:
+            return shown
+        order = f"{READ} DESC, {US}"
+        if wide:
+            order += f", {PARTITION}, {OFFSET}, {ROW}" if self.impressions.log.has_offsets else f", {ROW}"
+        rank = f"row_number() OVER (PARTITION BY {ID} ORDER BY {order}) AS {RANK}"
+        among = f"FROM ({shown}) {ROW} SEMI JOIN {REPEATED} r ON {ROW}.{ID} = r.id"
+        first = f"SELECT * EXCLUDE ({RANK}) FROM (SELECT {ROW}.*, {rank} {among}) WHERE {RANK} = 1"
+        return f"SELECT {ROW}.* FROM ({shown}) {ROW} ANTI JOIN {REPEATED} r ON {ROW}.{ID} = r.id UNION ALL ({first})"
+
+    def new(self, condition: str = "true") -> str:
+        """The impressions that were not read before; parts of files that hold none are skipped."""
+        return self.shown(f"NOT {READ} AND {condition}", from_us=self.impressions.first_new_us)
+
+    @cached_property
+    def has_repeated(self) -> bool:
+        """Whether an id of a new impression is there more than once; the ids then are in `REPEATED`."""
+        execute, most, those = self.source.execute, self.impressions.new, ""
+        if self.impressions.before is not None:
+            execute(f"CREATE TABLE {NEW} AS SELECT {ID} AS id FROM ({self.new()})")
+            copies = f"SELECT count(*) FROM ({self.shown()}) s SEMI JOIN {NEW} n ON s.{ID} = n.id"
+            those, most = f"WHERE {ID} IN (SELECT id FROM {NEW})", execute(copies)[0][0]
+        hashes = f"SELECT hash({ID}) FROM ({self.shown()}) {those}"
+        again = repeated(self.source.batches(hashes, _STREAM_ROWS), most)
+        if not len(again):
+            return False
+        self.source.connection.register("streamfm_again", pa.table({"hash": again}))
+        execute(
+            f"CREATE TABLE {REPEATED} AS SELECT {ID} AS id FROM ({self.shown()}) "
+            f"WHERE hash({ID}) IN (SELECT hash FROM streamfm_again) GROUP BY {ID} HAVING count(*) > 1"
+        )
+        return bool(execute(f"SELECT count(*) FROM {REPEATED}")[0][0])
+
+    def gather_clicks(self) -> None:
+        """Fill `CLICKS` and `CLICKS_BY_ID`."""
+        head, log = self.clicks, self.clicks.log
+        kept = f"{log.identity} IS NOT NULL AND {log.us} < {self.closing.clicks_us} AND {WEIGHT} IS NOT NULL"
+        rows = log.source.select(
+            f"*, {kind_weight(self.settings, log)} AS {WEIGHT}",
+            f"WHERE {log.since(self.closing.from_us)} AND {head.rows(self.closing.limit_us)}",
+        )
+        self.source.execute(
+            f"CREATE TABLE {CLICKS} AS SELECT {self.casts[1]} AS id, {log.us} AS us, {WEIGHT} AS weight, "
+            f"{head.is_read} AS read FROM ({rows}) WHERE {kept}"
+        )
+        self.source.execute(
+            f"CREATE TABLE {CLICKS_BY_ID} AS SELECT id, min(us) AS first, max(us) AS last, max(weight) AS weight, "
+            f"CASE WHEN count(*) > 1 THEN list({{'us': us, 'weight': weight}}) END AS clicks FROM {CLICKS} GROUP BY id"
+        )
+
+    def labelled(self, *, in_order: bool, click_rate: float = 0.0) -> str:
+        """SQL of the new rows: all columns of the impressions, the label, the weight, and `STATE`.
+
+        Args:
+            in_order: Whether in the order of time and id.
+            click_rate: For late positives whose rows carry no score.
+        """
+        closed, settings = f"{US} < {self.closing.closed_us}", self.settings
+        # A row that is closed may be a copy of one that is open or was read: all copies are looked at.
+        rows = self.new(closed)
+        if self.has_repeated:
+            rows = f"SELECT * FROM ({self.once(self.shown(), wide=True)}) WHERE NOT {READ} AND {closed}"
+        state = f"CASE WHEN {WEIGHT} IS NOT NULL THEN 1 WHEN {kept(settings, f's.{ID}')} THEN 0 ELSE {SAMPLED_OUT} END"
+        joined = (
+            f"SELECT s.*, {self.weight('s', 'c')} AS {WEIGHT}, {state} AS {STATE}, c.id IS NOT NULL AS {RANK} "
+            f"FROM ({rows}) s LEFT JOIN {CLICKS_BY_ID} c ON s.{ID} = c.id"
+        )
+        if settings.late_positives and self.impressions.before is not None:
+            joined += f" UNION ALL {late_rows(self.shown(READ), settings, self.score, click_rate)}"
+        has_offsets = self.impressions.log.has_offsets
+        hidden = [ID, US, READ, WEIGHT, STATE, RANK, *([PARTITION, OFFSET] if has_offsets else [])]
+        columns = [f"* EXCLUDE ({', '.join(hidden)})"]
+        columns += [f"CAST({WEIGHT} IS NOT NULL AS TINYINT) AS {quoted(settings.label)}"]
+        columns += [f"coalesce({WEIGHT}, 1.0) AS {quoted(settings.weight)}"] if settings.weight else []
+        columns += [f"CASE WHEN {RANK} THEN CAST({STATE} AS TINYINT) END AS {STATE}"]
+        order = f"ORDER BY {US}, {ID}" if in_order else ""
+        return f"SELECT {', '.join(columns)} FROM ({joined}) WHERE {STATE} >= 0 OR {RANK} {order}"
+
+    def weight(self, shown: str, clicks: str) -> str:
+        """SQL of the largest weight among the clicks that count for an impression; NULL where there is none."""
+        s, c = f"{shown}.{US}", clicks
+        last = f"{s} + {self.reach_us}"
+        among = f"[{CLICK}.weight FOR {CLICK} IN {c}.clicks IF {CLICK}.us BETWEEN {s} AND {last}]"
+        return (
+            f"CASE WHEN {c}.first >= {s} AND {c}.last <= {last} THEN {c}.weight "
+            f"WHEN {c}.last < {s} OR {c}.first > {last} THEN NULL ELSE list_max({among}) END"
+        )
+
+    @property
+    def score(self) -> str | None:
+        """The column of the impressions that holds the served probability, quoted; None where there is none."""
+        names = {name.casefold() for name in self.impressions.log.source.columns}
+        score = self.settings.score
+        return self.impressions.log.source.column(score) if score.casefold() in names else None
+
+    @property
+    def reach_us(self) -> int:
+        """How long after its impression a click makes a positive."""
+        late_us = self.closing.lookback_us if self.settings.late_positives else 0
+        return self.closing.window_us + late_us
+
+
+def kind_weight(settings: LabelSettings, log: Log) -> str:
+    """SQL of a click's weight; NULL for kinds that are no positives."""
+    if not settings.click_kind:
+        return f"CAST({next(iter(settings.positives.values()))} AS DOUBLE)"
+    kinds = " ".join(f"WHEN {literal(kind)} THEN {weight}" for kind, weight in settings.positives.items())
+    return f"CAST(CASE CAST({log.source.column(settings.click_kind)} AS VARCHAR) {kinds} END AS DOUBLE)"

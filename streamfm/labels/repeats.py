@@ -1,0 +1,71 @@
+"""Which ids are there more than once, exactly, at a fraction of the cost of grouping by them.
+
+DuckDB streams a 64-bit hash of each id; a table of the hashes seen so far (open addressing) tells which come again.
+Only ids with such a hash, the repeated ones and one in a thousand million million others, are then grouped by the id
+itself. DuckDB's hash changes between versions, which does no harm: nothing of it outlives the query.
+"""
+
+# mypy: disable-error-code="untyped-decorator"
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+from numba import njit
+from numpy.typing import NDArray
+
+MOST_HASHES = 1 << 27
+"""Hashes that are held at once, in 2 GiB; of more, a part at a time."""
+
+Hashes = NDArray[np.uint64]
+
+
+def _kernel(function):  # type: ignore[no-untyped-def]
+    try:
+        return njit(cache=True, nogil=True)(function)
+    except RuntimeError:
+        # No folder to keep machine code in: compiled in every process instead.
+        return njit(nogil=True)(function)
+
+
+class HashSet:
+    """Hashes seen so far."""
+
+    def __init__(self, most: int) -> None:
+        """Room for `most` hashes."""
+        self._slots: Hashes = np.zeros(1 << max(10, (most + most // 2).bit_length()), np.uint64)
+
+    def add(self, hashes: Hashes) -> Hashes:
+        """Add them; those that were there already come back."""
+        again = np.empty(len(hashes), np.uint64)
+        return again[: _add(self._slots, hashes, again)]
+
+
+def repeated(batches: Iterable[pa.RecordBatch], most: int) -> Hashes:
+    """The hashes that come more than once in the first columns of batches, each once.
+
+    Args:
+        batches: With a column of uint64, without NULL.
+        most: Rows at most.
+    """
+    seen = HashSet(most)
+    again = [seen.add(batch.column(0).to_numpy()) for batch in batches]
+    return np.unique(np.concatenate([np.empty(0, np.uint64), *again]))
+
+
+@_kernel
+def _add(slots: Hashes, hashes: Hashes, again: Hashes) -> int:
+    mask = np.uint64(len(slots) - 1)
+    found = 0
+    for index in range(len(hashes)):
+        # 0 marks a free slot: the hash 0 is taken for 1, at worst one more id to look at.
+        value = max(hashes[index], np.uint64(1))
+        slot = value & mask
+        while slots[slot] != 0 and slots[slot] != value:
+            slot = (slot + np.uint64(1)) & mask
+        if slots[slot] == value:
+            again[found] = hashes[index]
+            found += 1
+        slots[slot] = value
+    return found
