@@ -1,0 +1,157 @@
+"""The part of a round in which a model learns: new rows with replayed ones, or everything anew."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from streamfm.data.labelled_rows import LabelledBatch, LabelledRows, instant
+from streamfm.data.sources import Source
+from streamfm.data.splitting import split
+from streamfm.encoder import Encoded
+from streamfm.features import FeatureSpec
+from streamfm.finetuning import FineTuner
+from streamfm.labels import Labels, Position, logit_correction
+from streamfm.labels.settings import moment
+from streamfm.model import ModelSettings
+from streamfm.pipeline.progress import PipelineProgress
+from streamfm.pipeline.running import PROOF_ROWS, PipelineSettings, train
+from streamfm.retraining.candidates import WindowRows
+from streamfm.retraining.served import Served
+from streamfm.retraining.settings import RetrainSettings
+from streamfm.settings import TrainSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learnt:
+    """A model that has learnt, and what it is to be judged on.
+
+    Attributes:
+        tuner: The model.
+        window: The newest rows, of which it knows nothing.
+        calibration: Some of the rows that it has learnt from, encoded.
+        position: What it has been trained on now.
+        rows: How many were learnt, replayed, and are in the window.
+        reports: What learning told, a report for each chunk, as JSON.
+    """
+
+    tuner: FineTuner
+    window: WindowRows
+    calibration: Encoded
+    position: Position
+    rows: Mapping[str, int]
+    reports: list[dict[str, Any]]
+
+
+def learn_on(labels: Labels, parent: Served, settings: RetrainSettings, progress: PipelineProgress) -> Learnt:
+    """A copy of the parent after one pass over the new rows but the newest, mixed with replayed ones.
+
+    Raises:
+        DataError: The rows cannot be used, or are all of one instant.
+    """
+    spec, tuner = parent.scorer.spec, parent.tuner.copy()
+    tuner.rebase(logit_correction(settings.labels.negative_share))
+    earlier, window, until = _cut(labels.source, spec, settings)
+    total, done, replayed, reports = earlier.source.rows, 0, 0, []
+    latest: LabelledBatch | None = None
+    progress.stage("learning", 0, total)
+    again = _replay(labels, spec, total, settings)
+    for latest in earlier.batches():
+        old = next(again, None)
+        reports.append(tuner.learn(latest, old).to_json())
+        replayed += 0 if old is None else old.rows
+        done += latest.rows
+        progress.stage("learning", done, total)
+    assert latest is not None  # `split` leaves no part empty
+    return Learnt(
+        tuner=tuner,
+        window=window,
+        calibration=tuner.encoder.encode(latest.columns, latest.rows).part(0, PROOF_ROWS),
+        position=replace(labels.position, closed_until=moment(until)),
+        rows={"learnt": total, "replayed": replayed, "window": window.rows},
+        reports=reports,
+    )
+
+
+def learn_anew(
+    labels: Labels,
+    everything: Callable[[datetime], AbstractContextManager[Labels]],
+    parent: Served,
+    settings: RetrainSettings,
+    progress: PipelineProgress,
+) -> Learnt:
+    """A model trained from scratch on everything labelled but the newest of the new rows.
+
+    Args:
+        labels: The new rows.
+        everything: Gives all rows before an instant.
+        parent: Says what network, and how it was trained.
+        settings: How to go on from it.
+        progress: Told how far it is.
+
+    Raises:
+        DataError: As `learn_on`, and as `streamfm.pipeline.train`.
+    """
+    spec = parent.scorer.spec
+    _, window, until = _cut(labels.source, spec, settings)
+    with everything(moment(until)) as all_labels, tempfile.TemporaryDirectory(dir=settings.folder) as folder:
+        rows = all_labels.source
+        trained = train(spec, rows, Path(folder) / "anew", settings=_as_before(parent, settings), progress=progress)
+        tuner = FineTuner.from_bundle(trained.bundle, settings.tuning)
+        tuner.logit_shift = logit_correction(settings.labels.negative_share)
+        sample = next(LabelledRows(rows, spec).batches())
+        total = rows.rows
+    return Learnt(
+        tuner=tuner,
+        window=window,
+        calibration=tuner.encoder.encode(sample.columns, sample.rows).part(0, PROOF_ROWS),
+        position=replace(labels.position, closed_until=moment(until)),
+        rows={"learnt": total, "replayed": 0, "window": window.rows},
+        reports=[trained.report.to_dict()],
+    )
+
+
+def _cut(source: Source, spec: FeatureSpec, settings: RetrainSettings) -> tuple[LabelledRows, WindowRows, int]:
+    """The new rows without the newest, those, and when they begin, in microseconds since 1970."""
+    share = min(settings.window_share, settings.max_window_rows / source.rows)
+    earlier, newest = split(source, spec, valid_fraction=share, seed=0)
+    rows = LabelledRows(source, spec)
+    window = WindowRows(list(rows.part(newest).batches()))
+    return rows.part(earlier), window, int(newest.fetch(f"min({_time(newest, spec)})")[0])
+
+
+def _time(source: Source, spec: FeatureSpec) -> str:
+    """SQL of the event time, in microseconds since 1970."""
+    return f"epoch_us({instant(source.column(spec.event_time))})"
+
+
+def _replay(labels: Labels, spec: FeatureSpec, rows: int, settings: RetrainSettings) -> Iterator[LabelledBatch]:
+    """Rows of the trained past, as many for each chunk of new ones as are to be mixed in."""
+    tuning = settings.tuning
+    wanted = round(rows * tuning.replay_ratio)
+    if not wanted:
+        return iter(())
+    source = labels.history(wanted, seed=tuning.seed, age_s=tuning.replay_max_age_s)
+    if not source.rows:
+        return iter(())
+    # A cursor of its own: a connection ends one result when it is asked for another.
+    apart = Source(source.name, source.connection.cursor(), source.sql)
+    return LabelledRows(apart, spec).batches()
+
+
+def _as_before(parent: Served, settings: RetrainSettings) -> PipelineSettings:
+    """Network and training as in the first training, as far as the manifest tells."""
+    facts: Any = parent.manifest.training
+    model, training = facts.get("model"), (facts.get("report") or {}).get("settings")
+    return PipelineSettings(
+        model=None if model is None else ModelSettings(**model),
+        training=TrainSettings() if training is None else TrainSettings(**training),
+        name=parent.manifest.name,
+        memory_limit=settings.memory_limit,
+        folder=settings.folder,
+    )

@@ -1,0 +1,365 @@
+"""Rounds of retraining on a simulated app store: what is published, what is refused, and what a crash leaves."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from streamfm.bundle import read_manifest
+from streamfm.errors import BundleError, RegistryError, SpecError, StreamFMError
+from streamfm.features import Feature, FeatureSpec, Input
+from streamfm.finetuning import FineTuneSettings
+from streamfm.labels import LabelSettings
+from streamfm.model import ModelSettings
+from streamfm.pipeline import PipelineSettings, train
+from streamfm.registry import CHAMPION, Registry
+from streamfm.retraining import Pace, Retrainer, RetrainSettings, RoundReport, Tables, serve
+from streamfm.retraining.lock import locked
+from streamfm.scoring import load
+from streamfm.settings import TrainSettings
+from streamfm.testing import OPENING, AppStore
+
+SPEC = FeatureSpec(
+    inputs=(
+        Input(name="user_id", type="VARCHAR"),
+        Input(name="app_id", type="VARCHAR"),
+        Input(name="price", type="DOUBLE"),
+        Input(name="ts", type="TIMESTAMP"),
+    ),
+    features=(
+        Feature(name="user_id", kind="categorical", min_count=2),
+        Feature(name="app_id", kind="categorical"),
+        Feature(name="price", kind="numeric", transform="log1p"),
+        Feature(name="hour", kind="categorical", sql="hour(ts)"),
+    ),
+    label="clicked",
+    group="user_id",
+    event_time="ts",
+    event_id="event_id",
+)
+STORE = AppStore(seed=11, users=300, apps=40, drift_per_day=0.05, newcomer_share=0.3, growth_days=12)
+LABELS = LabelSettings(window_s=1800.0, stalled_s=86_400.0)
+SETTINGS = RetrainSettings(labels=LABELS, tuning=FineTuneSettings(threads=1), least_rows=50, int8=False)
+DAY = timedelta(days=1)
+
+
+def events_of(days: float, rows: int, *, start_day: float = 0.0, first: int = 0) -> pa.Table:
+    random = np.random.default_rng([3, first])
+    start = OPENING + start_day * DAY
+    return STORE.events(rows, random=random, start=start, days=days, first_event=first)
+
+
+def clicks_of(events: pa.Table) -> pa.Table:
+    """One for each impression that was clicked, up to twenty minutes later."""
+    clicked = events.filter(pc.equal(events["clicked"], 1))
+    later = np.random.default_rng(5).integers(0, 1_200_000_000, clicked.num_rows)
+    times = clicked["ts"].cast(pa.int64()).to_numpy() + later
+    order = np.argsort(times)
+    return pa.table({"event_id": clicked["event_id"], "ts": pa.array(times, pa.timestamp("us"))}).take(pa.array(order))
+
+
+class Shop:
+    """A registry with a first model, and a log that grows day by day."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.registry = folder, Registry(folder / "models")
+        self.events: list[pa.Table] = []
+
+    def log(self, events: pa.Table) -> None:
+        number = len(self.events)
+        self.events.append(events)
+        shown = events.drop_columns(["clicked", "true_probability"])
+        pq.write_table(shown, self.folder / "shown" / f"{number}.parquet")
+        pq.write_table(clicks_of(events), self.folder / "clicks" / f"{number}.parquet")
+
+    def retrainer(self, settings: RetrainSettings = SETTINGS, **options: Any) -> Retrainer:
+        feed = Tables(f"{self.folder}/shown/*.parquet", f"{self.folder}/clicks/*.parquet")
+        return Retrainer(self.registry, "ctr", feed, settings, **options)
+
+    def round(self, settings: RetrainSettings = SETTINGS, **options: Any) -> RoundReport:
+        with self.retrainer(settings) as retrainer:
+            return retrainer.round(**options)
+
+    def champion(self) -> int:
+        return self.registry.current("ctr")
+
+    def facts(self, version: int) -> Any:
+        return read_manifest(self.registry.root / "ctr" / str(version)).training
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry with a model of seven days, and the log of the eighth; no test may change it."""
+    folder = tmp_path_factory.mktemp("shop")
+    for name in ("shown", "clicks", "models"):
+        (folder / name).mkdir()
+    settings = PipelineSettings(
+        model=ModelSettings(factors=4, hidden=(8,)),
+        training=TrainSettings(max_epochs=3, batch_size=128, threads=1),
+        name="ctr",
+    )
+    train(SPEC, events_of(7, 4_000), folder / "models" / "new", settings=settings)
+    Registry(folder / "models").publish(folder / "models" / "new", "ctr", alias=CHAMPION)
+    shop = Shop(folder)
+    shop.log(events_of(1, 900, start_day=7, first=4_000))
+    return folder
+
+
+@pytest.fixture
+def shop(first: Path, tmp_path: Path) -> Shop:
+    copy = Shop(Path(shutil.copytree(first, tmp_path / "shop")))
+    copy.events = [events_of(1, 900, start_day=7, first=4_000)]
+    return copy
+
+
+def test_a_round_publishes_what_it_has_learnt_and_says_from_what(shop: Shop) -> None:
+    report = shop.round()
+
+    assert report.outcome == "published", report.message
+    assert (report.parent, report.version, shop.champion()) == (1, 2, 2)
+    manifest = read_manifest(shop.registry.root / "ctr" / "2")
+    facts: Any = manifest.training
+    assert manifest.parent == "ctr/1"
+    assert report.position is not None
+    assert facts["position"] == report.position.to_json()
+    assert facts["verdict"]["passed"]
+    assert facts["verdict"]["rows"] == report.rows["window"]
+    assert facts["round"]["rows"] == dict(report.rows)
+    # The newest fifth judges.
+    assert 0.15 < report.rows["window"] / (report.rows["window"] + report.rows["learnt"]) < 0.25
+    assert np.isfinite(load(shop.registry.root / "ctr" / "2").score(shop.events[0])).all()
+
+
+def test_what_was_judged_on_is_learnt_in_the_next_round_and_nothing_twice(shop: Shop) -> None:
+    learnt, window = 0, 0
+    for day in (8, 9, 10):
+        shop.log(events_of(1, 700, start_day=day, first=10_000 * day))
+        report = shop.round(replace(SETTINGS, gate=replace(SETTINGS.gate, alpha=1e-9, margin=1.0)))
+        assert report.outcome == "published", report.message
+        learnt += report.rows["learnt"]
+        window = report.rows["window"]
+
+    shown, clicks = pa.concat_tables(shop.events), pa.concat_tables(map(clicks_of, shop.events))
+    watermark = min(pc.max(shown["ts"]).as_py(), pc.max(clicks["ts"]).as_py())
+    closed = pc.sum(pc.less(shown["ts"], pa.scalar(watermark - timedelta(minutes=30), pa.timestamp("us")))).as_py()
+    assert learnt + window == closed
+
+
+def test_without_news_nothing_happens(shop: Shop) -> None:
+    shop.round()
+
+    with shop.retrainer() as retrainer:
+        report = retrainer.round()
+
+    # The window of the first round is left, and is too little to judge on.
+    assert report.outcome in ("nothing", "published")
+    again = shop.round(replace(SETTINGS, least_rows=100_000))
+    assert again.outcome == "nothing"
+    assert "wait" in again.message
+
+
+def test_a_dry_run_changes_nothing(shop: Shop) -> None:
+    before = sorted(path.name for path in shop.registry.root.rglob("*"))
+
+    report = shop.round(dry_run=True)
+
+    assert report.outcome == "passed", report.message
+    assert report.verdict is not None
+    assert report.version is None
+    assert sorted(path.name for path in shop.registry.root.rglob("*") if path.name != "retraining.lock") == before
+
+
+def test_training_anew_takes_everything_that_is_closed(shop: Shop) -> None:
+    report = shop.round(full=True)
+
+    assert report.verdict is not None
+    assert report.rows["replayed"] == 0
+    assert shop.facts(2)["round"]["kind"] == "full"
+    assert shop.facts(2)["position"]["closed_until"] > "2026-01-12"
+
+
+def test_a_candidate_that_has_unlearnt_everything_is_refused_and_nothing_moves(shop: Shop) -> None:
+    wild = replace(SETTINGS, tuning=FineTuneSettings(learning_rate=0.5, passes=3, threads=1))
+
+    report = shop.round(wild)
+
+    assert report.outcome == "refused"
+    assert report.verdict is not None
+    assert report.verdict.reasons
+    assert shop.champion() == 1
+    assert report.version == 2
+    assert not shop.facts(2)["verdict"]["passed"]
+    # The next round begins with the parent's rows again.
+    assert shop.round().rows["learnt"] == report.rows["learnt"]
+
+
+def test_stalled_clicks_hold_the_round(shop: Shop) -> None:
+    shop.log(events_of(1, 700, start_day=9, first=90_000))
+    (shop.folder / "clicks" / "1.parquet").unlink()
+
+    report = shop.round(replace(SETTINGS, labels=replace(LABELS, stalled_s=3600.0)))
+
+    assert report.outcome == "held"
+    assert "click" in report.message
+    assert report.hint
+    assert shop.champion() == 1
+    assert shop.registry.model("ctr").versions == (1,)
+
+
+def test_two_at_once_cannot_both_retrain(shop: Shop) -> None:
+    with locked(shop.registry.root / "ctr", "ctr"), pytest.raises(RegistryError, match="being retrained by process"):
+        shop.round()
+    assert shop.round().outcome == "published"
+
+
+def test_an_alias_that_moves_meanwhile_stays_where_it_was_moved(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = shop.registry.publish(shop.registry.root / "ctr" / "1", "ctr", keep_source=True).version
+    publish = shop.registry.publish
+
+    def meanwhile(*arguments: Any, **named: Any) -> Any:
+        shop.registry.promote("ctr", other)
+        return publish(*arguments, **named)
+
+    monkeypatch.setattr(shop.registry, "publish", meanwhile)
+
+    with pytest.raises(RegistryError, match="expected 1"):
+        shop.round()
+
+    assert shop.champion() == other
+
+
+def test_the_same_rows_and_seed_give_the_same_version(first: Path, tmp_path: Path) -> None:
+    digests = []
+    for name in ("one", "other"):
+        shop = Shop(Path(shutil.copytree(first, tmp_path / name)))
+        shop.round()
+        manifest = read_manifest(shop.registry.root / "ctr" / "2")
+        digests.append({file: entry.sha256 for file, entry in manifest.files.items()})
+    assert digests[0] == digests[1]
+
+
+def test_a_warm_service_makes_the_same_versions_as_rounds_one_by_one(first: Path, tmp_path: Path) -> None:
+    digests = []
+    for warm in (True, False):
+        shop = Shop(Path(shutil.copytree(first, tmp_path / str(warm))))
+        with shop.retrainer() as kept:
+            for day in (8, 9):
+                assert (kept.round() if warm else shop.round()).outcome == "published"
+                shop.log(events_of(1, 700, start_day=day, first=10_000 * day))
+            report = kept.round() if warm else shop.round()
+        manifest = read_manifest(shop.registry.root / "ctr" / str(report.version))
+        digests.append({file: entry.sha256 for file, entry in manifest.files.items()})
+    assert digests[0] == digests[1]
+
+
+def test_a_version_that_was_rolled_back_from_is_left(shop: Shop) -> None:
+    shop.round()
+    shop.registry.rollback("ctr")
+
+    report = shop.round()
+
+    assert report.parent == 1
+    assert report.version == 3
+    assert read_manifest(shop.registry.root / "ctr" / "3").parent == "ctr/1"
+
+
+def test_what_a_killed_round_has_left_is_removed(shop: Shop) -> None:
+    for name in ("ctr-retraining-1f", ".ctr-retraining-2f.ab.partial"):
+        (shop.registry.root / name).mkdir()
+
+    shop.round()
+
+    assert sorted(path.name for path in shop.registry.root.iterdir()) == ["ctr"]
+
+
+def test_old_versions_are_pruned_and_the_anchor_is_not(shop: Shop) -> None:
+    for day in (8, 9, 10, 11):
+        shop.log(events_of(1, 700, start_day=day, first=10_000 * day))
+        shop.round(replace(SETTINGS, keep=1))
+
+    found = shop.registry.model("ctr")
+    assert found.aliases["anchor"] in found.versions
+    assert len(found.versions) <= 4
+
+
+def test_slices_are_judged(shop: Shop) -> None:
+    report = shop.round(replace(SETTINGS, slices=("app_id",)))
+
+    assert report.verdict is not None
+    names = [check.name for check in report.verdict.checks]
+    assert any("app_id: new" in name for name in names)
+    with pytest.raises(SpecError, match="no feature 'app'"):
+        shop.round(replace(SETTINGS, slices=("app",)))
+
+
+def test_a_parent_that_does_not_tell_its_time_needs_to_be_told(shop: Shop, tmp_path: Path) -> None:
+    from streamfm.bundle import annotate
+
+    copy = Path(shutil.copytree(shop.registry.root / "ctr" / "1", tmp_path / "copy"))
+    annotate(copy, metrics={}, training={"model": shop.facts(1)["model"]})
+    shop.registry.publish(copy, "ctr", alias=CHAMPION)
+
+    with pytest.raises(BundleError, match="up to when") as failure:
+        shop.round()
+
+    assert "--since" in str(failure.value.hint)
+    with shop.retrainer(since=datetime(2026, 1, 12, tzinfo=UTC)) as retrainer:
+        assert retrainer.round().rows["learnt"] > 0
+
+
+def test_the_service_goes_on_after_an_error_and_ends_when_asked(shop: Shop) -> None:
+    told: list[RoundReport | StreamFMError] = []
+    waits: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        # The second round finds its clicks again.
+        (shop.folder / "elsewhere").rename(shop.folder / "clicks") if len(waits) == 1 else None
+        return len(waits) == 2
+
+    (shop.folder / "clicks").rename(shop.folder / "elsewhere")
+    now = iter(range(100))
+    with shop.retrainer() as retrainer:
+        serve(retrainer, Pace(every_s=60.0), told=told.append, wait=wait, clock=lambda: float(next(now)))
+
+    assert isinstance(told[0], StreamFMError)
+    assert isinstance(told[1], RoundReport)
+    assert told[1].outcome == "published"
+    assert waits == [119.0, 59.0]
+
+
+@pytest.mark.parametrize(("errors", "took", "expected"), [(0, 20, 40), (0, 90, 0), (1, 0, 120), (9, 0, 600)])
+def test_rounds_keep_their_pace(errors: int, took: float, expected: float) -> None:
+    assert Pace(every_s=60.0).wait_s(took, errors) == expected
+
+
+Change = Callable[[pa.Table], pa.Table]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda table: table.append_column("campaign", pa.array(["x"] * table.num_rows)),
+        lambda table: table.drop_columns(["price"]),
+    ],
+    ids=["new", "missing"],
+)
+def test_a_column_comes_or_goes(shop: Shop, change: Change) -> None:
+    shop.log(events_of(1, 700, start_day=8, first=80_000))
+    path = shop.folder / "shown" / "1.parquet"
+    pq.write_table(change(pq.read_table(path)), path)
+
+    report = shop.round()
+
+    assert report.outcome in ("published", "refused")
+    assert report.rows["learnt"] > 1_000
