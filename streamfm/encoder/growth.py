@@ -192,7 +192,7 @@ def _read_pending(path: Path, names: Sequence[str]) -> dict[str, dict[str, int]]
             found = pa.ipc.open_file(source).read_all()
         found.validate(full=True)
         if found.schema != PENDING_SCHEMA or any(column.null_count for column in found.columns):
-            raise ValueError(f"it holds {found.schema.names} with NULL or of other types")
+            raise ValueError(f"it holds {found.schema.names}, of other types or with NULL")
         for name, value, count in zip(*(column.to_pylist() for column in found.columns), strict=True):
             pending[name][value] = count
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:

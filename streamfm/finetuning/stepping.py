@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from streamfm.data.batches import Batch
-from streamfm.finetuning.settings import FineTuneSettings
+from streamfm.finetuning.settings import LEAST_STEP_ROWS, FineTuneSettings
 from streamfm.training.learner import IdReplacement, Learner, torch_threads
 
 
@@ -84,7 +84,7 @@ def learn_rows(
 
 def _parts(rows: int, settings: FineTuneSettings, random: np.random.Generator) -> list[NDArray[np.intp]]:
     """Places of each batch's rows; of nearly one size, since a last batch of few rows would move as much as any."""
-    batches = -(-rows // settings.batch_size)
+    batches = max(-(-rows // settings.batch_size), min(settings.least_steps, rows // LEAST_STEP_ROWS), 1)
     return [part for _ in range(settings.passes) for part in np.array_split(random.permutation(rows), batches)]
 
 

@@ -176,8 +176,8 @@ class FineTuner:
             stop: Asked between two steps; True ends the chunk half-way, as `LearnReport.interrupted` says.
 
         Raises:
-            DataError: Labels, sample weights or values that cannot be learnt from (nothing has changed then), or
-                training diverged (drop the tuner).
+            DataError: Labels, sample weights or values that cannot be learnt from, or training diverged. The chunk may
+                be half learnt then: drop the tuner.
         """
         began = time.perf_counter()
         binary = self.spec.task == "binary"
