@@ -9,9 +9,7 @@ from typing import Literal
 from streamfm.errors import SpecError
 from streamfm.settings import TrainSettings
 
-LEAST_STEP_ROWS = 16
-
-_LEAST_BATCH_ROWS = 4
+LEAST_BATCH_ROWS = 4
 LEAST_STEP_ROWS = 8
 
 _CHOICES = {"batch_statistics": ("update", "keep"), "table_update": ("auto", "dense", "lazy")}
@@ -37,8 +35,6 @@ class FineTuneSettings:
         new_rows_rate: The learning rate of the table's young rows, in units of the others'.
         new_rows_until: Up to how many slots of the training rows a row of the table is young.
         batch_size: Rows of a step, at most; a chunk is cut into batches of nearly one size.
-        least_steps: Steps of a pass, at least, as long as each has `LEAST_STEP_ROWS` rows: a chunk of few rows is
-            learnt in more than one step.
         least_steps: Steps of a pass over a chunk, at least, as long as each has `LEAST_STEP_ROWS`: small chunks get
             smaller batches.
         passes: Over each chunk.
@@ -71,7 +67,6 @@ class FineTuneSettings:
     new_rows_rate: float = 1.0
     new_rows_until: int = 20
     batch_size: int = 64
-    least_steps: int = 2
     least_steps: int = 4
     passes: int = 1
     replay_ratio: float = 1.0
@@ -112,10 +107,6 @@ class FineTuneSettings:
         for name in _SHARES:
             self._require(name, getattr(self, name) is None or 0 <= getattr(self, name) < 1, f"0 <= {name} < 1")
         self._require("distillation", 0 <= self.distillation <= 1, "from 0 to 1")
-
-    def batches(self, rows: int) -> int:
-        """Into how many batches a chunk of so many rows is cut."""
-        return max(-(-rows // self.batch_size), min(self.least_steps, rows // LEAST_STEP_ROWS))
 
     def training(self, objective: Literal["binary", "regression"]) -> TrainSettings:
         """What a `Learner` has to know of them."""
