@@ -21,13 +21,17 @@ from typing import Any
 import click
 
 from streamfm.cli.brokering import broker
+from streamfm.cli.collecting import collect
 from streamfm.cli.commands import WIDTH, debug_option
 from streamfm.cli.complaints import complaint, is_interruption
 from streamfm.cli.demonstration import demo
 from streamfm.cli.evaluating import evaluate
+from streamfm.cli.log_commands import log
 from streamfm.cli.model_commands import models
+from streamfm.cli.monitoring import monitor
 from streamfm.cli.proposing import init
 from streamfm.cli.query import sql
+from streamfm.cli.retraining import retrain
 from streamfm.cli.scoring import score
 from streamfm.cli.streaming import stream
 from streamfm.cli.training import train
@@ -38,7 +42,7 @@ EXIT_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 130, 141
 # other work is then several times slower. `GOMP_SPINCOUNT=300000 streamfm demo` shows the rows/s of that.
 SPINS = "1000"
 
-_COMMANDS = (init, train, evaluate, score, sql, stream, broker, models, demo)
+_COMMANDS = (init, train, evaluate, score, sql, stream, retrain, broker, collect, log, models, monitor, demo)
 
 
 class Commands(click.Group):
