@@ -3,7 +3,7 @@
 A parent that is "not significantly worse" a hundred times in a row may be much worse than it was. So the parent is
 compared with an anchor, a version some rounds back, on every window, and the differences add up. Their confidence
 sequence is Robbins' normal mixture, one-sided (Howard et al. 2021, "Time-uniform, nonparametric, nonasymptotic
-confidence sequences", eq. 14), on the estimated variance (Waudby-Smith et al. 2021, "Time-uniform central limit
+confidence sequences"), on the estimated variance (Waudby-Smith et al. 2021, "Time-uniform central limit
 theory"): it holds at all rounds together with probability 1 - alpha, so that looking often costs nothing.
 
 The parent was chosen before the window came, so that its differences are fair; a candidate that passed was not.
@@ -142,8 +142,10 @@ def moved(evidence: Evidence, version: str) -> Evidence:
 def _boundary(evidence: Evidence, settings: GateSettings) -> float:
     """How far the sum of excesses may stray: sqrt(2 (V + r) ln(1 + sqrt(1 + V/r) / (2 alpha))).
 
-    V is the variance of the sum; r, where the bound is sharpest, is that of `lineage_rows` rows like those so far.
+    V is the variance of the sum. The bound is sharpest at `lineage_rows` rows like those so far where r is their
+    variance divided by 2 ln(1 / (2 alpha)) + ln(1 + 2 ln(1 / (2 alpha))), as Howard et al. advise.
     """
-    share = evidence.rows / settings.lineage_rows
-    logarithm = math.log1p(math.sqrt(1 + share) / (2 * settings.lineage_alpha))
-    return math.sqrt(2 * evidence.variance * (1 + 1 / share) * logarithm)
+    alpha = settings.lineage_alpha
+    twice = 2 * max(0.0, -math.log(2 * alpha))
+    share = evidence.rows / settings.lineage_rows * max(1.0, twice + math.log1p(twice))
+    return math.sqrt(2 * evidence.variance * (1 + 1 / share) * math.log1p(math.sqrt(1 + share) / (2 * alpha)))
