@@ -231,7 +231,7 @@ class CollectedTopics:
         """
         waiting = {partition: owned.collector.waiting_bytes for partition, owned in self.owned.items()}
         if sum(waiting.values()) > max_bytes:
-            self.owned[max(waiting, key=lambda partition: waiting[partition])].collector.write()
+            self.owned[max(waiting, key=lambda partition: waiting[partition])].collector.flush()
 
     def follow(self, positions: Positions) -> None:
         """Go on past the markers of transactions, which are no records."""

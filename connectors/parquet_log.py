@@ -154,7 +154,7 @@ class EventLog:
                 table = table.append_column(name, pa.nulls(rows, schema.arrow.field(name).type))
             table = table.select(schema.arrow.names).cast(schema.arrow)
             writer = SegmentWriter(folder.path, topic, partition, schema.arrow)
-            writer.write(table)
+            writer.add(table)
             return writer.commit(start, start + rows)
 
     def _look(self, topics: Iterable[str], damaged: Damaged) -> Snapshot:
@@ -164,7 +164,7 @@ class EventLog:
             more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
             raise StreamError(
                 f"{self.folder}: {'; '.join(problems[:5])}{more}",
-                hint="restore the files, or read what is there without them: --damaged skip",
+                hint="restore the files, or read what is there without them: --skip-damaged",
             )
         for problem in problems:
             logger.warning("%s: %s; left out", self.folder, problem)

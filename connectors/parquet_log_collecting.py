@@ -15,7 +15,7 @@ import pyarrow as pa
 from connectors.parquet_log import contents_of
 from connectors.parquet_log_segments import Segment
 from connectors.parquet_log_topics import Manifest, PartitionState, TopicFolder
-from connectors.parquet_log_writing import ROW_GROUP_ROWS, SegmentWriter, remove_partial
+from connectors.parquet_log_writing import SegmentWriter, remove_partial
 from streamfm.errors import StreamError
 
 
@@ -51,7 +51,6 @@ class PartitionCollector:
         position: The offset of the next record that it takes.
         committed: Where the log ends.
         rows: How many rows are on their way.
-        waiting_bytes: What of them is held in memory.
         is_new: Whether nobody has said yet where the partition begins.
     """
 
@@ -74,8 +73,7 @@ class PartitionCollector:
         self.partition = partition
         self._topic = folder.manifest().identity.topic
         self._writer: SegmentWriter | None = None
-        self._waiting: list[pa.Table] = []
-        self.rows = self._waiting_rows = self.waiting_bytes = 0
+        self.rows = 0
         self._first_s = 0.0
         with ExitStack() as stack:
             stack.enter_context(folder.partition_lock(partition))
@@ -91,7 +89,7 @@ class PartitionCollector:
         """How its rows call it."""
         return f"{self._folder.manifest().label}/{self.partition}"
 
-    def begin_at(self, offset: int, *, source: str = "") -> None:
+    def begin_at(self, offset: int) -> None:
         """Say where a new partition begins; the manifest keeps it.
 
         Raises:
@@ -99,7 +97,8 @@ class PartitionCollector:
         """
 
         def begun(manifest: Manifest) -> Manifest:
-            state = PartitionState(begin=offset, end=offset, source=source)
+            before = manifest.partitions.get(self.partition, PartitionState(begin=offset, end=offset))
+            state = replace(before, begin=offset, end=offset)
             return replace(manifest, partitions={**manifest.partitions, self.partition: state})
 
         self._folder.change(begun)
@@ -129,17 +128,25 @@ class PartitionCollector:
         """
         if not self.rows:
             self._first_s = self._clock()
-        self._waiting.append(table)
+        if self._writer is None:
+            self._writer = SegmentWriter(self._folder.path, self._topic, self.partition, self._schema)
         self.rows += table.num_rows
-        self._waiting_rows += table.num_rows
-        self.waiting_bytes += table.nbytes
+        self._writer.add(table)
         self.position = position
-        while self._waiting_rows >= ROW_GROUP_ROWS:
-            self._write(ROW_GROUP_ROWS)
 
-    def write(self) -> None:
-        """Put what is held in memory into the file, as a row group."""
-        self._write(self._waiting_rows)
+    @property
+    def waiting_bytes(self) -> int:
+        """What is held in memory."""
+        return self._writer.waiting_bytes if self._writer else 0
+
+    def flush(self) -> None:
+        """Put what is held in memory into the file, as a row group.
+
+        Raises:
+            StreamError: As `add`.
+        """
+        if self._writer is not None:
+            self._writer.flush()
 
     def is_due(self) -> bool:
         """Whether the segment is to end now."""
@@ -156,12 +163,10 @@ class PartitionCollector:
         Raises:
             StreamError: The disk is full, or the system's error; nothing of the segment counts.
         """
-        if not self.rows:
+        writer, self._writer = self._writer, None
+        if writer is None:
             return None
         try:
-            self._write(self._waiting_rows)
-            writer, self._writer = self._writer, None
-            assert writer is not None
             segment = writer.commit(self.committed, self.position)
         except BaseException:
             self.abandon()
@@ -171,9 +176,7 @@ class PartitionCollector:
 
     def abandon(self) -> int:
         """Let go of the rows of the segment that has not ended; how many they were. They are to be read again."""
-        rows = self.rows
-        self.rows = self._waiting_rows = self.waiting_bytes = 0
-        self._waiting.clear()
+        rows, self.rows = self.rows, 0
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.abandon()
@@ -184,14 +187,3 @@ class PartitionCollector:
         """Abandon what is not in the log, and let the partition go."""
         self.abandon()
         self._stack.close()
-
-    def _write(self, rows: int) -> None:
-        if not rows:
-            return
-        table = pa.concat_tables(self._waiting)
-        rest = table.slice(rows)
-        self._waiting = [rest] if rest.num_rows else []
-        self._waiting_rows, self.waiting_bytes = rest.num_rows, rest.nbytes
-        if self._writer is None:
-            self._writer = SegmentWriter(self._folder.path, self._topic, self.partition, self._schema)
-        self._writer.write(table.slice(0, rows))

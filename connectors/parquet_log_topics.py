@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,11 +55,13 @@ class PartitionState:
         begin: The first offset that the log is to have; retention moves it.
         end: How far the log had come when this was written; it may have come further.
         source: The file that it was collected from; empty for Kafka's.
+        digest: Of JSON lines, what stands before the end; tells the file from another one.
     """
 
     begin: int
     end: int
     source: str = ""
+    digest: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,10 +98,7 @@ class Manifest:
             "id": self.id,
             "time": self.time,
             "columns": dict(self.columns),
-            "partitions": {
-                str(number): {"begin": state.begin, "end": state.end, "source": state.source}
-                for number, state in sorted(self.partitions.items())
-            },
+            "partitions": {str(number): asdict(state) for number, state in sorted(self.partitions.items())},
             "erased": list(self.erased),
         }
         return (json.dumps(body, indent=2) + "\n").encode()

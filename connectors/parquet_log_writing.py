@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,27 +28,36 @@ COMPRESSION = "zstd"
 ROW_GROUP_ROWS = 122_880
 """As DuckDB's own: what one of its threads reads at a time."""
 
+Use = Literal["collect", "upkeep"]
+
 _SUFFIX = ".partial"
 
 
 class SegmentWriter:
-    """A segment under way; `commit` or `abandon` ends it."""
+    """A segment under way; `commit` or `abandon` ends it.
 
-    def __init__(self, folder: Path, topic: str, partition: int, schema: pa.Schema) -> None:
+    Attributes:
+        rows: How many were given.
+        waiting_bytes: How much of them is still held in memory.
+    """
+
+    def __init__(self, folder: Path, topic: str, partition: int, schema: pa.Schema, *, use: Use = "collect") -> None:
         """Begin a file with a temporary name.
 
         Args:
             folder: The topic's.
             topic: Its name.
-            partition: Of the topic; its lock is held.
+            partition: Of the topic; the lock of that use is held.
             schema: Of all rows to come.
+            use: Whether rows are collected, or rewritten by upkeep.
 
         Raises:
             StreamError: The disk is full, or the system's error.
         """
         self._folder, self._topic, self._partition = folder, topic, partition
-        self._temporary = folder / f".{topic}-{partition}.{files.token()}{_SUFFIX}"
-        self.rows = 0
+        self._temporary = folder / f"{_prefix(topic, partition, use)}{files.token()}{_SUFFIX}"
+        self._waiting: list[pa.Table] = []
+        self._waiting_rows = self.rows = self.waiting_bytes = 0
         with told(str(self._temporary)):
             self._file = self._temporary.open("xb")
         self._writer = pq.ParquetWriter(self._file, schema, compression=COMPRESSION, store_schema=False)
@@ -57,15 +67,27 @@ class SegmentWriter:
         """How large the file is as yet."""
         return self._file.tell()
 
-    def write(self, table: pa.Table) -> None:
-        """Step 1: append rows, a row group of at most `ROW_GROUP_ROWS` at a time.
+    def add(self, table: pa.Table) -> None:
+        """Step 1: take rows, and write those that fill row groups.
 
         Raises:
             StreamError: The disk is full, or the system's error; nothing of the segment counts.
         """
-        with self._told():
-            self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        self._waiting.append(table)
         self.rows += table.num_rows
+        self._waiting_rows += table.num_rows
+        self.waiting_bytes += table.nbytes
+        while self._waiting_rows >= ROW_GROUP_ROWS:
+            self._write(ROW_GROUP_ROWS)
+
+    def flush(self) -> None:
+        """Write what is held in memory as a row group, however small.
+
+        Raises:
+            StreamError: As `add`.
+        """
+        if self._waiting_rows:
+            self._write(self._waiting_rows)
 
     def commit(self, start: int, end: int, *, revision: int = 0) -> Segment:
         """Steps 2 to 4.
@@ -81,6 +103,7 @@ class SegmentWriter:
         path = self._folder / segment_name(self._topic, self._partition, start, end, revision)
         if not start < end:
             raise StreamError(f"{path.name}: an empty range")
+        self.flush()
         with self._told():
             self._writer.close()
             self._file.close()
@@ -98,6 +121,13 @@ class SegmentWriter:
         with suppress(OSError):
             self._temporary.unlink(missing_ok=True)
 
+    def _write(self, rows: int) -> None:
+        table = pa.concat_tables(self._waiting)
+        rest = table.slice(rows)
+        self._waiting, self._waiting_rows, self.waiting_bytes = [rest], rest.num_rows, rest.nbytes
+        with self._told():
+            self._writer.write_table(table.slice(0, rows), row_group_size=ROW_GROUP_ROWS)
+
     @contextmanager
     def _told(self) -> Iterator[None]:
         """A block after whose failure nothing of the segment stays, and the system's errors name its file."""
@@ -109,8 +139,12 @@ class SegmentWriter:
             raise
 
 
-def remove_partial(folder: Path, topic: str, partition: int) -> None:
-    """Remove what a writer that died has left; the partition's lock is held."""
-    for path in folder.glob(f".{topic}-{partition}.*{_SUFFIX}"):
+def remove_partial(folder: Path, topic: str, partition: int | None = None, *, use: Use = "collect") -> None:
+    """Remove what a writer that died has left, of a partition or of all; the lock of that use is held."""
+    for path in folder.glob(f"{_prefix(topic, partition, use)}*{_SUFFIX}"):
         with told(str(path)):
             path.unlink(missing_ok=True)
+
+
+def _prefix(topic: str, partition: int | None, use: Use) -> str:
+    return f".{use}.{topic}-" + ("" if partition is None else f"{partition}.")

@@ -1,0 +1,210 @@
+"""From files into the event log: JSON lines and Parquet, each row once.
+
+A file is a partition of the topic, by its path; offsets are the bytes at which lines begin, or the numbers of a Parquet
+file's rows. So a file that was collected is not collected again, and one that has grown goes on where it was left.
+
+    collect_files(log, "impressions", impressions(spec), ["day-1.jsonl", "day-2.parquet"], stopping=lambda: False)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from connectors.jsonl_files import Input, told
+from connectors.kafka_collected_topics import Collected
+from connectors.parquet_log_collecting import PartitionCollector, RollSettings
+from connectors.parquet_log_decoding import RecordDecoder
+from connectors.parquet_log_schema import LogSchema
+from connectors.parquet_log_topics import Identity, Manifest, PartitionState, TopicFolder, open_topic
+from streamfm.errors import StreamError
+from streamfm.stream.ports import Event
+
+_CLUSTER = "files"
+_LINES = 8_192
+_ROWS = 122_880
+
+
+def collect_files(
+    log: Path,
+    topic: str,
+    schema: LogSchema,
+    paths: Iterable[Path],
+    *,
+    stopping: Callable[[], bool],
+    roll: RollSettings | None = None,
+    collected: Collected | None = None,
+) -> Collected:
+    """Collect what is new in some files.
+
+    Args:
+        log: The event log's folder.
+        topic: What the topic is called in it.
+        schema: Its columns.
+        paths: JSON lines, or Parquet where the name ends so.
+        stopping: Asked after each batch; what was read is put into the log first.
+        roll: When segments end.
+        collected: Is added to.
+
+    Raises:
+        LockedError: Another process collects one of the files.
+        StreamError: A file cannot be read, is shorter than what was collected of it, or another one than it was; the
+            disk is full.
+    """
+    collected = collected or Collected()
+    folder = open_topic(log, Identity(_CLUSTER, topic, "1"), schema)
+    for path in paths:
+        if stopping():
+            break
+        source = _Source(folder, topic, path, schema, roll or RollSettings(), collected)
+        if path.suffix == ".parquet":
+            source.collect_rows(stopping)
+        else:
+            source.collect_lines(stopping)
+    return collected
+
+
+class _Source:
+    """One file, and its partition."""
+
+    def __init__(
+        self,
+        folder: TopicFolder,
+        topic: str,
+        path: Path,
+        schema: LogSchema,
+        roll: RollSettings,
+        collected: Collected,
+    ) -> None:
+        self._folder, self._topic, self._path, self._schema, self._roll = folder, topic, path, schema, roll
+        self._collected = collected
+        with told(str(path)):
+            self._partition = self._number(str(path.resolve(strict=True)))
+
+    def collect_lines(self, stopping: Callable[[], bool]) -> None:
+        """Its new lines."""
+        with closing(Input(str(self._path))) as lines, closing(self._open()) as collector:
+            decoder = RecordDecoder(self._schema, self._folder.manifest().label)
+            self._check_same(lines, collector.position)
+            lines.seek(collector.position)
+            while not stopping() and (found := lines.read_lines(_LINES, 0.0, last=True)):
+                events = [Event("", self._partition, line.offset, -1, None, line.value) for line in found]
+                rows = decoder.decode(events)
+                collector.add(rows.table, found[-1].end)
+                for reason, count in rows.errors.items():
+                    self._collected.errors[self._topic, reason] += count
+                self._roll_if(collector, collector.is_due())
+            self._roll_if(collector, bool(collector.rows))
+            self._note(collector.committed, lines.digest(collector.committed))
+
+    def collect_rows(self, stopping: Callable[[], bool]) -> None:
+        """Its new rows."""
+        with closing(self._open()) as collector:
+            for table in self._tables(collector.position):
+                if stopping():
+                    break
+                collector.add(table, collector.position + table.num_rows)
+                self._collected.errors[self._topic, "missing"] += len(table) - table["_error"].null_count
+                self._roll_if(collector, collector.is_due())
+            self._roll_if(collector, bool(collector.rows))
+        if not self._collected.errors[self._topic, "missing"]:
+            del self._collected.errors[self._topic, "missing"]
+
+    def _open(self) -> PartitionCollector:
+        return PartitionCollector(self._folder, self._partition, self._schema.arrow, self._roll)
+
+    def _roll_if(self, collector: PartitionCollector, is_due: bool) -> None:
+        rows = collector.rows
+        if is_due and collector.roll() is not None:
+            self._collected.rows[self._topic] += rows
+            self._collected.segments[self._topic] += 1
+
+    def _number(self, source: str) -> int:
+        """The file's partition; a new one where it has none."""
+
+        def numbered(manifest: Manifest) -> Manifest:
+            if any(state.source == source for state in manifest.partitions.values()):
+                return manifest
+            number = max(manifest.partitions, default=-1) + 1
+            state = PartitionState(begin=0, end=0, source=source)
+            return replace(manifest, partitions={**manifest.partitions, number: state})
+
+        partitions = self._folder.change(numbered).partitions
+        return next(number for number, state in partitions.items() if state.source == source)
+
+    def _check_same(self, lines: Input, position: int) -> None:
+        """See that what was collected is still what stands there.
+
+        Raises:
+            StreamError: It is not.
+        """
+        state = self._folder.manifest().partitions[self._partition]
+        size = self._path.stat().st_size
+        is_other = state.digest and lines.digest(state.end) != state.digest
+        if size < position or is_other:
+            what = f"has {size:,} bytes, of which {position:,} were collected" if size < position else "is another file"
+            raise StreamError(
+                f"{self._path}: {what}", hint="a file may only grow; collect another one under another name"
+            )
+
+    def _note(self, end: int, digest: str) -> None:
+        def noted(manifest: Manifest) -> Manifest:
+            state = replace(manifest.partitions[self._partition], end=end, digest=digest)
+            return replace(manifest, partitions={**manifest.partitions, self._partition: state})
+
+        self._folder.change(noted)
+
+    def _tables(self, first: int) -> Iterator[pa.Table]:
+        """The rows of a Parquet file from a number on, with the log's columns."""
+        try:
+            with told(str(self._path)), pq.ParquetFile(self._path) as file:
+                if file.metadata.num_rows < first:
+                    raise StreamError(
+                        f"{self._path}: has {file.metadata.num_rows:,} rows, of which {first:,} were collected",
+                        hint="a file may only grow; collect another one under another name",
+                    )
+                known = [name for name in file.schema_arrow.names if name in self._schema.arrow.names]
+                self._check_named(known)
+                offset = 0
+                for batch in file.iter_batches(_ROWS, columns=known):
+                    skipped = min(max(0, first - offset), batch.num_rows)
+                    if skipped < batch.num_rows:
+                        table = pa.Table.from_batches([batch.slice(skipped)])
+                        yield self._typed(table, offset + skipped)
+                    offset += batch.num_rows
+        except pa.ArrowException as error:
+            raise StreamError(f"{self._path}: cannot be read: {error}") from error
+
+    def _check_named(self, known: list[str]) -> None:
+        missing = [name for name in (self._schema.id, self._schema.time) if name and name not in known]
+        if missing:
+            raise StreamError(f"{self._path}: has no column {missing[0]!r}, the {self._schema.kind}' id or time")
+
+    def _typed(self, table: pa.Table, first: int) -> pa.Table:
+        rows, arrow = table.num_rows, self._schema.arrow
+        there = {name: _cast(table[name], arrow.field(name).type) for name in table.schema.names}
+        named = [name for name in (self._schema.id, self._schema.time) if name]
+        errors: pa.ChunkedArray = pa.chunked_array([pa.nulls(rows, pa.string())])
+        for name in named:
+            errors = pc.if_else(pc.is_null(there[name]), pa.scalar(f"missing: {name!r} is NULL"), errors)
+        own = {
+            "_partition": pa.repeat(f"{self._folder.manifest().label}/{self._partition}", rows),
+            "_offset": pa.array(range(first, first + rows), pa.int64()),
+            "_error": errors,
+        }
+        columns = there | own
+        return pa.table(
+            [columns[field.name] if field.name in columns else pa.nulls(rows, field.type) for field in arrow],
+            schema=arrow,
+        )
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    # Of instants finer than a microsecond the rest is cut, as everywhere.
+    return column if column.type == kind else column.cast(kind, safe=not pa.types.is_timestamp(column.type))
