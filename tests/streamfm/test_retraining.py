@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -363,3 +366,25 @@ def test_a_column_comes_or_goes(shop: Shop, change: Change) -> None:
 
     assert report.outcome in ("published", "refused")
     assert report.rows["learnt"] > 1_000
+
+
+@pytest.mark.parametrize("stride", [23, pytest.param(1, marks=pytest.mark.faults)])
+def test_a_round_that_is_killed_at_any_change_of_a_file_is_made_again(first: Path, tmp_path: Path, stride: int) -> None:
+    shutil.copytree(first, tmp_path / "shop")
+    program = Path(__file__).parent.parent / "support" / "killed_rounds.py"
+    done = subprocess.run(
+        [sys.executable, program, tmp_path / "shop", str(stride)], capture_output=True, text=True, check=True
+    )
+
+    head, *kills = map(json.loads, done.stdout.splitlines())
+
+    expected = head["expected"]
+    assert expected["parent"] == "ctr/1"
+    assert len(kills) == -(-head["changes"] // stride) > 2
+    for kill in kills:
+        assert kill["code"] == 9, kill
+        # At every moment something whole serves: the parent, or the version that a round without a kill makes.
+        assert kill["after"]["broken"] == [], kill
+        assert kill["after"]["weights"] == expected["weights"] or kill["after"]["parent"] is None, kill
+        assert kill["found"] == expected, kill
+        assert kill["left"] == ["ctr"], kill
