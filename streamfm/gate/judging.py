@@ -36,6 +36,8 @@ def judge(
     settings: GateSettings | None = None,
     evidence: Evidence | None = None,
     figures: Iterable[Figure] = (),
+    *,
+    lineage: Window | None = None,
 ) -> Verdict:
     """Whether a candidate may take its parent's place.
 
@@ -44,6 +46,8 @@ def judge(
         settings: The defaults where None.
         evidence: Of the parent's manifest; None for a first round.
         figures: What the caller measured: parity of torch and ONNX, latency, files.
+        lineage: Other rows for the test of the lineage: those that the candidate has learnt from and its parent not,
+            say. Of a lineage each row may be counted once.
     """
     settings = settings or GateSettings()
     window = window.counted()
@@ -58,8 +62,8 @@ def judge(
         *slice_checks(rows, settings),
     ]
     checks.append(score_shift_check(rows, settings))
-    lineage, evidence, roll_back_to = _lineage_check(window, settings, evidence or Evidence())
-    checks.append(lineage)
+    check, evidence, roll_back_to = _lineage_check(lineage or window, settings, evidence or Evidence())
+    checks.append(check)
     return Verdict(
         passed=all(check.passed for check in checks),
         checks=tuple(checks),

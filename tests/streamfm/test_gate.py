@@ -381,6 +381,13 @@ def test_what_earlier_anchors_lost_is_not_forgotten() -> None:
     assert alone.evidence.debt == pytest.approx(0.0007, rel=1e-3)
 
 
+def test_the_lineage_may_be_tested_on_other_rows() -> None:
+    judged, learnt = window(100), window(900, seed=1, anchor=window(900, seed=1).candidate)
+    verdict = judge(judged, evidence=Evidence(anchor="ctr/3"), lineage=learnt)
+    assert (verdict.rows, verdict.evidence.rows) == (100, 900)
+    assert verdict.evidence == judge(learnt, evidence=Evidence(anchor="ctr/3")).evidence
+
+
 @pytest.mark.parametrize(
     "body",
     [
