@@ -94,8 +94,8 @@ class Table:
 
     def texts(self, array: pa.Array, declared: str, is_wanted: NDArray[np.bool_]) -> pa.Array:
         """The canonical texts of those values that are wanted; values are as in `write_rows`."""
-        array = array.filter(pa.array(is_wanted))
-        return category_texts(as_declared(array, declared) if declared else array)
+        texts = canonical(as_declared(array, declared) if declared else array)
+        return category_texts(texts.filter(pa.array(is_wanted)))
 
     def _write_entries(self, array: pa.DictionaryArray, declared: str, ids: Ids, column: int) -> None:
         # The last row stands for NULL indices.

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from streamfm.encoder import kernels
@@ -193,6 +194,8 @@ def _read_pending(path: Path, names: Sequence[str]) -> dict[str, dict[str, int]]
         found.validate(full=True)
         if found.schema != PENDING_SCHEMA or any(column.null_count for column in found.columns):
             raise ValueError(f"it holds {found.schema.names}, of other types or with NULL")
+        if not pc.all(pc.greater(found["count"], 0)).as_py() and len(found):
+            raise ValueError("a count is less than 1")
         for name, value, count in zip(*(column.to_pylist() for column in found.columns), strict=True):
             pending[name][value] = count
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:

@@ -22,7 +22,7 @@ _AT_LEAST = {
     "least_steps": 1,
 }
 _SHARES = ("dropout", "average_decay", "unknown_share", "null_share")
-_POSITIVE = ("learning_rate", "new_rows_rate", "replay_max_age_s", "evict_unseen_s")
+_POSITIVE = ("learning_rate", "replay_weight", "new_rows_rate", "replay_max_age_s", "evict_unseen_s")
 _NOT_NEGATIVE = ("replay_ratio", "l2", "gradient_norm")
 
 
@@ -40,6 +40,7 @@ class FineTuneSettings:
         passes: Over each chunk.
         replay_ratio: How many rows of the trained past are mixed into a chunk for each new one; who calls `learn`
             draws them.
+        replay_weight: How much a replayed row counts beside a new one.
         replay_max_age_s: How old they may be; None for any age.
         dropout: Share of the hidden units set to zero at each step, in steps of 1/256; None for the parent's.
         batch_statistics: Whether batch norm normalises by each batch and goes on averaging ("update"), or by the
@@ -70,6 +71,7 @@ class FineTuneSettings:
     least_steps: int = 4
     passes: int = 1
     replay_ratio: float = 1.0
+    replay_weight: float = 0.5
     replay_max_age_s: float | None = None
     dropout: float | None = 0.4
     batch_statistics: Literal["update", "keep"] = "update"

@@ -28,13 +28,14 @@ class Learnt(NamedTuple):
     interrupted: bool
 
 
-def joined(new: Batch, replay: Batch | None) -> Batch:
-    """Both, one behind the other; rows without sample weights have a weight of 1."""
+def joined(new: Batch, replay: Batch | None, replay_weight: float = 1.0) -> Batch:
+    """Both, one behind the other; rows without sample weights have a weight of 1, replayed ones times theirs."""
     if replay is None:
         return new
     sample_weights = None
-    if new.sample_weights is not None or replay.sample_weights is not None:
-        sample_weights = np.concatenate([_sample_weights(new), _sample_weights(replay)])
+    if new.sample_weights is not None or replay.sample_weights is not None or replay_weight != 1:
+        replayed = _sample_weights(replay) * np.float32(replay_weight)
+        sample_weights = np.concatenate([_sample_weights(new), replayed])
     weights = None
     if new.weights is not None and replay.weights is not None:
         weights = np.concatenate([new.weights, replay.weights])

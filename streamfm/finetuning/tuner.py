@@ -190,7 +190,7 @@ class FineTuner:
         admitted, evicted = self._renewed(new, known)
         encoded = self._encoder.encode(new.columns, new.rows) if admitted or evicted else known
         self._date(encoded, new)
-        rows = joined(self._batch(encoded, new), self._encoded(replay))
+        rows = joined(self._batch(encoded, new), self._encoded(replay), self.settings.replay_weight)
         learnt = learn_rows(self._learner, rows, self.settings, stop)
         return LearnReport(
             rows=new.rows,
@@ -215,13 +215,13 @@ class FineTuner:
         Args:
             unseen_s: No new row had them for so many seconds of event time before the newest row. Values that only
                 the first training saw count as seen when fine-tuning began.
-            unseen_steps: No row, replayed ones included, had them in so many steps.
+            unseen_steps: No row, replayed ones included, had them in the last so many steps.
         """
         seen = np.ones(self._encoder.layout.rows, np.bool_)
         if unseen_s is not None:
             seen &= self._seen_since(unseen_s)
         if unseen_steps is not None:
-            seen &= self._learner.arrays()["row_last_step"] >= self.steps - unseen_steps
+            seen &= self._learner.arrays()["row_last_step"] > self.steps - unseen_steps
         return self._change({}, seen)[1]
 
     def trained(self, proof: Sample, calibration: Encoded) -> Trained:
@@ -273,6 +273,7 @@ class FineTuner:
         old = self._vocabularies
         kept = {} if seen is None else values_of_rows(old, seen)
         evicted = {name: int(np.count_nonzero(~mask)) for name, mask in kept.items()}
+        admitted: dict[str, int] = {}
         if added or kept:
             changed = old.changed(added, kept)
             encoder = Encoder(self.spec, changed)
@@ -281,7 +282,9 @@ class FineTuner:
             self._last_times = self._last_times[sources]
             self._last_times[fresh] = self._newest()
             self._vocabularies, self._encoder = changed, encoder
-        return {name: len(values) for name, values in added.items()}, evicted
+            rows = {name: changed.tables[name].rows - old.tables[name].rows for name in added}
+            admitted = {name: count + evicted.get(name, 0) for name, count in rows.items()}
+        return admitted, evicted
 
     def _date(self, encoded: Encoded, rows: LabelledBatch) -> None:
         """Note when the rows of the table were named."""

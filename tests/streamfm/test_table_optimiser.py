@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from streamfm.training.table_optimiser import AverageDecay, TableOptimiser
+from streamfm.training.table_optimiser import AverageDecay, TableOptimiser, YoungRows
 
 ROWS, COLUMNS = 40, 5
 
@@ -110,3 +110,56 @@ def test_the_decay_ramps_up_and_its_logarithms_add_up() -> None:
     expected = sum(np.log(decay.at(t)) for t in range(1, 1001))
     assert expected == pytest.approx(decay.logarithms(1000)[1000])
     assert 0 == decay.logarithms(5)[0]
+
+
+@pytest.mark.parametrize("asked", [[5, 17, 300], [300], [1, 2, 3, 250, 300]])
+def test_the_sums_of_the_decay_do_not_depend_on_when_they_were_asked_for(asked: list[int]) -> None:
+    once, often = AverageDecay(0.99), AverageDecay(0.99)
+    for step in asked:
+        often.logarithms(step)
+    assert once.logarithms(300)[:301].tobytes() == often.logarithms(300)[:301].tobytes()
+
+
+def test_young_rows_learn_at_a_rate_of_their_own() -> None:
+    weights = {rate: table() for rate in (1.0, 3.0)}
+    for rate, array in weights.items():
+        optimiser = TableOptimiser(array, None, lazy=True, penalties=(0.0, 0.0), decay=0.9)
+        optimiser.young = YoungRows(until=2, rate=rate)
+        optimiser.counts[3] = 5
+        optimiser.accumulate(np.array([3, 4, 5, 5, 5], np.int32), np.ones((5, COLUMNS), np.float32), 1)
+        optimiser.apply(0.1, 1.0, 1)
+    moved = {rate: array - table() for rate, array in weights.items()}
+    np.testing.assert_array_equal(moved[1.0][[3, 5]], moved[3.0][[3, 5]])
+    np.testing.assert_allclose(3 * moved[1.0][4], moved[3.0][4], rtol=1e-5)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_rows_laid_out_anew_go_on_as_they_would_have(lazy: bool) -> None:
+    """Rows are turned round, two of them left out, and two begin as copies of another."""
+    random = np.random.default_rng(5)
+    weights = random.normal(size=(12, COLUMNS)).astype(np.float32)
+    one, other = (
+        TableOptimiser(weights.copy(), weights.copy(), lazy=lazy, penalties=(0.01, 0.02), decay=0.9) for _ in range(2)
+    )
+    run(one, steps(30, rows=12))
+    run(other, steps(30, rows=12))
+    kept = np.array([11, 10, 9, 8, 7, 6, 5, 3, 2, 1])
+    sources = np.concatenate([kept, [1, 1]])
+    fresh = np.arange(12) >= 10
+    assert other.average is not None
+    other.relay(other.table[sources], other.average[sources], sources, fresh)
+    assert not other.moment1[fresh].any()
+    assert not other.moment2[fresh].any()
+    assert [0, 0] == other.counts[fresh].tolist() == other.last_seen[fresh].tolist()
+    places = np.zeros(12, np.int32)
+    places[kept] = np.arange(10)
+    for step in range(31, 60):
+        ids = random.choice(kept, 6).astype(np.int32)
+        gradients = random.normal(size=(6, COLUMNS)).astype(np.float32)
+        for optimiser, named in ((one, ids), (other, places[ids])):
+            optimiser.accumulate(named, gradients, step)
+            optimiser.apply(0.05, 1.0, step)
+    for optimiser in (one, other):
+        optimiser.settle(59)
+    for name in ("table", "average", "moment1", "moment2", "counts", "last_seen"):
+        assert getattr(one, name)[kept].tobytes() == getattr(other, name)[:10].tobytes(), name
