@@ -69,6 +69,7 @@ class AppStore:
         drift_per_day: Radians by which every app turns each day towards the appeal and quality of another one.
         newcomer_share: Share of users, and of apps, that arrive evenly over `growth_days` instead of being there first.
         growth_days: See `newcomer_share`.
+        still_days: From `OPENING` on, in which nothing turns and nobody arrives yet.
 
     Raises:
         DataError: A field out of its range.
@@ -81,6 +82,7 @@ class AppStore:
     drift_per_day: float = 0.0
     newcomer_share: float = 0.0
     growth_days: float = 28.0
+    still_days: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse a world that cannot be."""
@@ -90,6 +92,7 @@ class AppStore:
         _require(0 < self.click_rate < 1, f"click_rate is {self.click_rate}, expected between 0 and 1")
         _require(0 <= self.newcomer_share < 1, f"newcomer_share is {self.newcomer_share}, expected 0 to below 1")
         _require(self.growth_days > 0, f"growth_days is {self.growth_days}, expected above 0")
+        _require(self.still_days >= 0, f"still_days is {self.still_days}, expected 0 or more")
 
     def events(
         self,
@@ -192,7 +195,7 @@ class AppStore:
     def _present(self, count: int, days_since_opening: Floats) -> Indices:
         """[B] how many of `count` users or apps have arrived by then; they come in the order of their numbers."""
         newcomers = min(count - 1, round(count * self.newcomer_share))
-        arrivals = np.linspace(0, self.growth_days, newcomers, endpoint=False)
+        arrivals = self.still_days + np.linspace(0, self.growth_days, newcomers, endpoint=False)
         present: Indices = count - newcomers + np.searchsorted(arrivals, days_since_opening, side="right")
         return present
 
@@ -203,7 +206,8 @@ class AppStore:
         appeal, quality = apps.appeal[shown.app], apps.quality[shown.app]
         if self.drift_per_day:
             other = (shown.app + self.apps // 2) % self.apps
-            old, new = np.cos(self.drift_per_day * days), np.sin(self.drift_per_day * days)
+            turned = self.drift_per_day * np.maximum(days - self.still_days, 0)
+            old, new = np.cos(turned), np.sin(turned)
             appeal = old[:, None] * appeal + new[:, None] * apps.appeal[other]
             quality = old * quality + new * apps.quality[other]
         evening = np.cos((days * 24 - 20) * np.pi / 12)

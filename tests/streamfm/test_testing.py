@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -245,6 +246,25 @@ def test_newcomers_arrive_evenly_and_never_early() -> None:
         assert name != "user_id" or seen[1] <= everyone_early
 
 
+def test_the_still_days_are_those_of_a_world_that_neither_drifts_nor_grows() -> None:
+    still = AppStore(seed=2, users=400, apps=100, newcomer_share=0.5, still_days=99)
+    moving = replace(still, drift_per_day=0.5, growth_days=2, still_days=28)
+    first = [
+        store.events(5_000, random=np.random.default_rng(5), start=OPENING - timedelta(days=1), days=1)
+        for store in (still, moving)
+    ]
+    assert first[0].equals(first[1])
+    days = [
+        moving.events(20_000, random=np.random.default_rng(day), start=OPENING + timedelta(days=day), days=1)
+        for day in (27, 28, 30)
+    ]
+    users = [len(set(day["user_id"].to_pylist())) for day in days]
+    assert users[0] <= 200 < 250 < users[1] <= 300 < 380 < users[2]
+    turned = [np.abs(logits(moving.click_probability(day)) - logits(still.click_probability(day))) for day in days]
+    assert 0 == turned[0].max()
+    assert 0.1 < turned[1].mean() < turned[2].mean()
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -254,6 +274,7 @@ def test_newcomers_arrive_evenly_and_never_early() -> None:
         ({"click_rate": 1.0}, "click_rate is 1.0, expected between 0 and 1"),
         ({"newcomer_share": 1.0}, "newcomer_share is 1.0, expected 0 to below 1"),
         ({"growth_days": 0}, "growth_days is 0, expected above 0"),
+        ({"still_days": -1}, "still_days is -1, expected 0 or more"),
     ],
 )
 def test_a_world_that_cannot_be_is_refused(fields: dict[str, float], message: str) -> None:
