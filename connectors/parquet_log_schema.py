@@ -202,7 +202,8 @@ def sql_type(kind: pa.DataType) -> str:
         return _INSTANT if kind.tz else "TIMESTAMP"
     if pa.types.is_decimal128(kind) and kind != _WIDE:
         return f"DECIMAL({kind.precision},{kind.scale})"
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+    # A column without a value has no type.
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind):
         return "VARCHAR"
     if kind not in _SQL:
         raise StreamError(f"{kind} is no type that an input has")

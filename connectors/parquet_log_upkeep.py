@@ -87,10 +87,11 @@ def compact(folder: TopicFolder, settings: CompactSettings) -> tuple[list[Segmen
         manifest = folder.manifest()
         remove_partial(folder.path, manifest.identity.topic, use="upkeep")
         made, used = [], 0
-        for large in _planned(contents_of(folder).coverage.pieces, settings):
+        pieces = contents_of(folder).coverage.pieces
+        for large in _planned(pieces, settings):
             made.append(_join(folder, manifest, large))
             used += len(large.pieces)
-        _note_ends(folder, made)
+        _note_ends(folder, made, pieces)
         return made, used
 
 
@@ -162,10 +163,11 @@ def sweep_locked(
     # Each was superseded before this moment, and whoever takes a lease from now on lists what goes before it.
     old = [it for it in coverage.superseded if now() - _since_s(it, coverage.pieces, folder) >= grace_s]
     kept = len(coverage.superseded) - len(old)
+    waits = round(wait_s / _AGAIN_S)
     while old and _is_read(folder, now):
-        if wait_s <= 0:
+        if waits <= 0:
             return Swept(0, kept + len(old))
-        wait_s -= _AGAIN_S
+        waits -= 1
         sleep(_AGAIN_S)
     for segment in old:
         with told(str(segment.path)):
@@ -284,13 +286,16 @@ def tables_of(piece: Piece, schema: pa.Schema) -> Iterator[pa.Table]:
             yield pa.table(columns, schema=schema)
 
 
-def _note_ends(folder: TopicFolder, made: Sequence[Segment]) -> None:
+def _note_ends(folder: TopicFolder, made: Sequence[Segment], pieces: Sequence[Piece]) -> None:
     """How far the log had come stays known, should somebody lose the files."""
+    # In reverse, so that the first one stands.
+    begins = {piece.segment.partition: piece.segment.start for piece in reversed(pieces)}
 
     def noted(manifest: Manifest) -> Manifest:
         states = dict(manifest.partitions)
         for segment in made:
-            before = states.get(segment.partition, PartitionState(begin=segment.start, end=0))
+            begin = begins[segment.partition]
+            before = states.get(segment.partition, PartitionState(begin=begin, end=begin))
             states[segment.partition] = replace(before, end=max(before.end, segment.end))
         return replace(manifest, partitions=states)
 
