@@ -79,7 +79,7 @@ class GrownVocabularies(Vocabularies):
         target.mkdir(parents=True)
         for index, table in enumerate(self.tables.values()):
             if table.kind == "values":
-                np.save(slots_path(target, index), table.slots)
+                _write_slots(slots_path(target, index), table.slots)
                 _write(values_path(target, index), self.listed[table.name])
         tables = [{"name": table.name, "kind": table.kind, "rows": table.rows} for table in self.tables.values()]
         write_tables(target, tables, self.numerics)
@@ -168,6 +168,14 @@ def _joined(values: pa.Table, new: pa.Table) -> pa.Table:
         return joined
     first = joined.column(0).chunk(0)
     return pa.concat_tables([joined.slice(0, len(first)), joined.slice(len(first)).combine_chunks()])
+
+
+def _write_slots(path: Path, slots: NDArray[np.uint64]) -> None:
+    # Not by np.save, whose error on a full disk does not say so.
+    header = np.lib.format.header_data_from_array_1_0(slots)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(slots.data)
 
 
 def _write(path: Path, table: pa.Table) -> None:

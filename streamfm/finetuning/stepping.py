@@ -11,7 +11,8 @@ from torch import nn
 
 from streamfm.data.batches import Batch
 from streamfm.finetuning.settings import LEAST_STEP_ROWS, FineTuneSettings
-from streamfm.training.learner import IdReplacement, Learner, torch_threads
+from streamfm.training.learner import Learner, torch_threads
+from streamfm.training.replacement import IdReplacement
 
 
 class Learnt(NamedTuple):

@@ -34,6 +34,7 @@ from streamfm.export import Sample, Trained
 from streamfm.features import FeatureSpec
 from streamfm.finetuning import measuring
 from streamfm.finetuning.categories import Counts, Sightings, moves, values_of_rows
+from streamfm.finetuning.dates import LastTimes
 from streamfm.finetuning.parent import BIAS, LAST_TIMES, WEIGHTS_FILE, read_parent, shifted_bias
 from streamfm.finetuning.report import LearnReport
 from streamfm.finetuning.settings import FineTuneSettings
@@ -45,8 +46,6 @@ from streamfm.training.table_optimiser import YoungRows
 
 MEASURED_ROWS = 8192
 """New rows of a chunk, at most, whose loss is measured before and after: the newest."""
-
-_MICROSECONDS = 1_000_000
 
 Task = Literal["binary", "regression"]
 
@@ -68,7 +67,7 @@ class FineTuner:
         settings: FineTuneSettings,
         vocabularies: GrownVocabularies,
         learner: Learner,
-        last_times: NDArray[np.int64],
+        last_times: LastTimes,
         logit_shift: float,
     ) -> None:
         """Use `from_bundle`."""
@@ -106,7 +105,7 @@ class FineTuner:
             settings=settings,
             vocabularies=vocabularies,
             learner=learner,
-            last_times=parent.last_times,
+            last_times=LastTimes(parent.last_times),
             logit_shift=parent.logit_shift,
         )
 
@@ -119,7 +118,7 @@ class FineTuner:
             settings=self.settings,
             vocabularies=self.vocabularies,
             learner=_learner(model, self.spec.task, self.settings, learner.arrays()),
-            last_times=self._last_times.copy(),
+            last_times=LastTimes(self._last_times.of_rows.copy()),
             logit_shift=self.logit_shift,
         )
 
@@ -189,7 +188,7 @@ class FineTuner:
         unknown_before = measuring.unknown_shares(self._encoder, known)
         admitted, evicted = self._renewed(new, known)
         encoded = self._encoder.encode(new.columns, new.rows) if admitted or evicted else known
-        self._date(encoded, new)
+        self._last_times.note(encoded.ids, new.times)
         rows = joined(self._batch(encoded, new), self._encoded(replay), self.settings.replay_weight)
         learnt = learn_rows(self._learner, rows, self.settings, stop)
         return LearnReport(
@@ -219,7 +218,7 @@ class FineTuner:
         """
         seen = np.ones(self._encoder.layout.rows, np.bool_)
         if unseen_s is not None:
-            seen &= self._seen_since(unseen_s)
+            seen &= self._last_times.since(unseen_s)
         if unseen_steps is not None:
             seen &= self._learner.arrays()["row_last_step"] > self.steps - unseen_steps
         return self._change({}, seen)[1]
@@ -238,7 +237,7 @@ class FineTuner:
         model = copy.deepcopy(served, {id(served.table): served.table})
         bias = served.bias.detach().numpy()
         model.bias.data.numpy()[:] = shifted_bias(bias, self.logit_shift)
-        state = self._learner.arrays() | {BIAS: bias.copy(), LAST_TIMES: self._last_times}
+        state = self._learner.arrays() | {BIAS: bias.copy(), LAST_TIMES: self._last_times.of_rows}
         return Trained(
             model=model.eval(),
             spec=self.spec,
@@ -264,8 +263,8 @@ class FineTuner:
         admitted = self._sightings.admit(self._encoder.unknown_values(new.columns, known))
         seen = None
         if self.settings.evict_unseen_s is not None:
-            self._date(known, new)
-            seen = self._seen_since(self.settings.evict_unseen_s)
+            self._last_times.note(known.ids, new.times)
+            seen = self._last_times.since(self.settings.evict_unseen_s)
         return self._change(admitted, seen)
 
     def _change(self, added: Counts, seen: NDArray[np.bool_] | None) -> tuple[dict[str, int], dict[str, int]]:
@@ -279,28 +278,11 @@ class FineTuner:
             encoder = Encoder(self.spec, changed)
             sources, fresh = moves(old, changed, kept)
             self._learner.relay(encoder.layout, sources, fresh)
-            self._last_times = self._last_times[sources]
-            self._last_times[fresh] = self._newest()
+            self._last_times.relay(sources, fresh)
             self._vocabularies, self._encoder = changed, encoder
             rows = {name: changed.tables[name].rows - old.tables[name].rows for name in added}
             admitted = {name: count + evicted.get(name, 0) for name, count in rows.items()}
         return admitted, evicted
-
-    def _date(self, encoded: Encoded, rows: LabelledBatch) -> None:
-        """Note when the rows of the table were named."""
-        if rows.times is None or not rows.times.any():
-            return
-        if not self._last_times[0]:
-            self._last_times[self._last_times == 0] = rows.times[rows.times > 0].min()
-        np.maximum.at(self._last_times, encoded.ids, rows.times[:, np.newaxis])
-        self._last_times[0] = max(self._last_times[0], rows.times.max())
-
-    def _newest(self) -> int:
-        # The first row, NULL's of the first table, is dated with every chunk.
-        return int(self._last_times[0])
-
-    def _seen_since(self, unseen_s: float) -> NDArray[np.bool_]:
-        return self._last_times >= self._newest() - int(unseen_s * _MICROSECONDS)
 
     def _encoded(self, rows: LabelledBatch | None) -> Batch | None:
         if rows is None or not rows.rows:

@@ -25,7 +25,9 @@ from streamfm.model import DeepFM
 from streamfm.settings import EpochReport, Progress, Silence, TrainReport, TrainSettings
 from streamfm.training.checks import check_rows, mean_label, total_weight
 from streamfm.training.interruption import held_interrupts
-from streamfm.training.learner import IdReplacement, Learner, Snapshot, torch_threads
+from streamfm.training.learner import Learner, torch_threads
+from streamfm.training.replacement import IdReplacement
+from streamfm.training.snapshot import Snapshot
 
 __all__ = ["EpochReport", "Progress", "Silence", "TrainReport", "TrainSettings", "fit"]
 

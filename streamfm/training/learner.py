@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from streamfm import files
 from streamfm.data.batches import Batch
 from streamfm.encoder import Layout
 from streamfm.errors import DataError
@@ -183,76 +180,6 @@ class Learner:
         if not math.isfinite(value):
             hint = "lower learning_rate, or give numeric features a transform such as 'standard' or 'log1p'"
             raise DataError(f"training diverged: the {what} of step {self.steps + 1} is {value}", hint=hint)
-
-
-class Snapshot:
-    """The best state so far: a copy that the next steps do not touch."""
-
-    def __init__(self, *, on_disk: bool, folder: Path | None = None) -> None:
-        """Hold large arrays in nameless files in `folder` if `on_disk`, so that they cost no anonymous memory."""
-        self._on_disk, self._folder = on_disk, folder
-        self.arrays: Arrays = {}
-
-    def take(self, arrays: Arrays) -> None:
-        """Copy the arrays; the last copy is overwritten.
-
-        Raises:
-            DataError: The disk is full.
-        """
-        for name, array in arrays.items():
-            if name not in self.arrays:
-                self.arrays[name] = self._empty_like(array)
-            self.arrays[name][...] = array
-
-    def _empty_like(self, array: NDArray[Any]) -> NDArray[Any]:
-        if not self._on_disk or array.nbytes < 1 << 20:
-            return np.empty_like(array)
-        with tempfile.TemporaryFile(prefix="streamfm-", dir=self._folder) as file:
-            _reserve(file, array.nbytes)
-            return np.memmap(file, array.dtype, "r+", shape=array.shape).view(np.ndarray)
-
-
-def _reserve(file: IO[bytes], size: int) -> None:
-    try:
-        files.reserve(file, size)
-    except OSError as error:
-        hint = "free some space, or train with a temporary folder on another disk"
-        raise DataError(f"no room to keep the best weights, {size} bytes: {error.strerror}", hint=hint) from error
-
-
-class IdReplacement:
-    """Replaces a small random share of the ids by their field's rows for unknown values and for NULL."""
-
-    def __init__(self, layout: Layout, unknown_share: float, null_share: float, random: np.random.Generator) -> None:
-        """Draw from `random`."""
-        self._unknown, self._null = unknown_share, null_share
-        self._layout, self._random = layout, random
-        self._starts = np.array([field.start for field in layout.fields])
-        self._lengths = np.array([field.length for field in layout.fields])
-
-    def apply(self, batch: Batch) -> None:
-        """Change the batch in place.
-
-        An unknown value takes one slot of a field; NULL takes the whole field, as the encoder writes it.
-        """
-        rows, fields = self._draw(len(batch.ids), self._unknown)
-        slots = self._starts[fields] + self._random.integers(0, self._lengths[fields])
-        batch.ids[rows, slots] = self._layout.unknown_rows[fields]
-        if batch.weights is not None:
-            single = self._lengths[fields] == 1
-            batch.weights[rows[single], slots[single]] = 1
-        rows, fields = self._draw(len(batch.ids), self._null)
-        for index in range(int(self._lengths.max())):
-            within = index < self._lengths[fields]
-            slots = self._starts[fields[within]] + index
-            batch.ids[rows[within], slots] = self._layout.null_rows[fields[within]]
-            if batch.weights is not None:
-                batch.weights[rows[within], slots] = index == 0
-
-    def _draw(self, rows: int, share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        cells = rows * len(self._starts)
-        drawn = self._random.integers(0, cells, self._random.binomial(cells, share))
-        return drawn // len(self._starts), drawn % len(self._starts)
 
 
 @contextmanager

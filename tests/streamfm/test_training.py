@@ -16,7 +16,8 @@ from streamfm.errors import DataError, SpecError
 from streamfm.evaluation.metrics import auc
 from streamfm.model import DeepFM, ModelSettings
 from streamfm.training import EpochReport, Plateau, Silence, TrainReport, TrainSettings, fit
-from streamfm.training.learner import IdReplacement, Snapshot
+from streamfm.training.replacement import IdReplacement
+from streamfm.training.snapshot import Snapshot
 
 VALUES = 30
 SETTINGS = TrainSettings(
