@@ -25,6 +25,9 @@ from streamfm.monitoring.settings import MonitorSettings
 from streamfm.registry import Registry
 from streamfm.scoring import Scorer
 
+_SKEW = 1e-3
+"""Two processors answer nearer to each other than this."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
@@ -68,7 +71,10 @@ class Comparison:
             return f"{against}: {self.rows:,} closed rows served, no evidence yet"
         where = f"{self.difference:+.5f} nats ({self.low:+.5f} .. {self.high:+.5f})"
         verdict = "worse" if self.is_worse else "not proven to be worse"
-        return f"{against}: {where} over {self.rows:,} rows it served, margin {self.margin:g}: {verdict}"
+        told = f"{against}: {where} over {self.rows:,} rows it served, margin {self.margin:g}: {verdict}"
+        if self.skew is not None and self.skew > _SKEW:
+            told += f"; scores as served are up to {self.skew:.4f} from those computed anew"
+        return told
 
 
 def compare(

@@ -277,6 +277,7 @@ def test_a_version_that_is_better_stays_and_strange_scores_are_told(trained: Pat
     assert found.difference < 0
     assert found.skew is not None
     assert found.skew > 0.05
+    assert str(found).endswith("from those computed anew")
     assert (nothing.rows, nothing.is_worse, nothing.difference) == (0, False, None)
 
 
