@@ -144,10 +144,11 @@ def _labels(
         return Labels(position=before, counts=counts, refusal=refusal, since=since, _join=None, _source=source)
     join = Join(source=source, impressions=heads[0], clicks=heads[1], closing=closing, settings=settings)
     counts = _make(join, in_order=in_order, spill=spill)
-    source.sql = f"SELECT * EXCLUDE ({STATE}) FROM {LABELLED} WHERE {STATE} IS DISTINCT FROM {SAMPLED_OUT}"
+    sql = f"SELECT * EXCLUDE ({STATE}) FROM {LABELLED} WHERE {STATE} IS DISTINCT FROM {SAMPLED_OUT}"
+    labelled = Source(source.name, source.connection, sql)
     refusal = refusal or judge_counts(counts, settings)
     after = before if refusal else _position_after(join, before)
-    return Labels(position=after, counts=counts, refusal=refusal, since=since, _join=join, _source=source)
+    return Labels(position=after, counts=counts, refusal=refusal, since=since, _join=join, _source=labelled)
 
 
 def _make(join: Join, *, in_order: bool, spill: str) -> LabelCounts:
@@ -159,7 +160,7 @@ def _make(join: Join, *, in_order: bool, spill: str) -> LabelCounts:
     if join.settings.late_positives and join.impressions.before is not None:
         source.execute(find_late(join.reach_us))
     # Asked for before the result is written, so that no two large queries hold memory at once.
-    _ = join.has_repeated
+    _ = join.has_copies
     place = LABELLED
     if join.impressions.new > LARGE_ROWS:
         source.execute(f"ATTACH {literal(str(Path(spill) / 'labelled.duckdb'))} AS stored")

@@ -9,10 +9,12 @@ from streamfm.labels.names import (
     AGAIN,
     CLICKS,
     CLICKS_BY_ID,
+    COPIES,
     ID,
     LABELLED,
     MATCHED,
     POSITIVE,
+    RANK,
     READ,
     SAMPLED_OUT,
     STATE,
@@ -135,10 +137,11 @@ def count_all(join: Join, before: tuple[int, int]) -> LabelCounts:
     with_both, still_open = join.source.execute(
         f"SELECT count(*), count(*) FILTER ({US} >= {closed_us}) FROM ({narrow})"
     )[0]
-    closed = with_both - still_open
-    if join.has_repeated:
-        rows = f"SELECT * FROM ({join.once(join.shown(), wide=False)}) WHERE NOT {READ} AND {US} < {closed_us}"
-        closed = join.source.execute(f"SELECT count(*) FROM ({rows})")[0][0]
+    copies = 0
+    if join.has_copies:
+        left_out = f"{RANK} > 1 AND NOT {READ} AND {US} < {closed_us}"
+        copies = join.source.execute(f"SELECT count(*) FROM {COPIES} WHERE {left_out}")[0][0]
+    closed = with_both - still_open - copies
     rows, positives, again = join.source.execute(
         f"SELECT count(*) FILTER ({STATE} IS NULL OR {STATE} > {SAMPLED_OUT}), count(*) FILTER ({STATE} = {POSITIVE}), "
         f"count(*) FILTER ({STATE} = {AGAIN}) FROM {LABELLED}"
@@ -149,7 +152,7 @@ def count_all(join: Join, before: tuple[int, int]) -> LabelCounts:
         without_id=max(0, head.new - head.without_time - head.future - with_both),
         future=head.future,
         open=still_open,
-        duplicates=with_both - still_open - closed,
+        duplicates=copies,
         closed=closed,
         positives=positives,
         in_window=_clicked(join, "new"),

@@ -1,15 +1,11 @@
-"""The join: impressions and their clicks, each impression once, as SQL over the two logs.
-
-Tables that a round makes on its connection: `streamfm_repeated` (ids that impressions have more than once),
-`streamfm_clicks` (the clicks that can matter), `streamfm_clicks_by_id` (one row an id), `streamfm_late` (rows of
-earlier rounds that teach again), `streamfm_labelled` (the result).
-"""
+"""The join: impressions and their clicks, each impression once, as SQL over the two logs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import pyarrow as pa
 
 from streamfm.data.readers import literal
@@ -23,21 +19,21 @@ from streamfm.labels.names import (
     CLICK,
     CLICKS,
     CLICKS_BY_ID,
+    COPIES,
     ID,
     NEW,
     RANK,
     READ,
-    REPEATED,
     ROW,
     SAMPLED_OUT,
     STATE,
     US,
     WEIGHT,
 )
-from streamfm.labels.repeats import repeated
+from streamfm.labels.repeats import hash_parts, repeated
 from streamfm.labels.settings import LabelSettings
 
-_STREAM_ROWS = 1 << 17
+_ROWS = 1 << 17
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,45 +79,46 @@ class Join:
         )
         return f"SELECT * FROM ({rows}) WHERE {condition}"
 
-    def once(self, shown: str, *, wide: bool) -> str:
-        """The same, of each id the one row that counts: one that was read before, else the first.
-
-        Args:
-            shown: What `shown` gave.
-            wide: Whether rows of the same time must be told apart; by all their columns.
-        """
-        if not self.has_repeated:
-            return shown
-        order = f"{READ} DESC, {US}"
-        if wide:
-            order += f", {PARTITION}, {OFFSET}, {ROW}" if self.impressions.log.has_offsets else f", {ROW}"
-        rank = f"row_number() OVER (PARTITION BY {ID} ORDER BY {order}) AS {RANK}"
-        among = f"FROM ({shown}) {ROW} SEMI JOIN {REPEATED} r ON {ROW}.{ID} = r.id"
-        first = f"SELECT * EXCLUDE ({RANK}) FROM (SELECT {ROW}.*, {rank} {among}) WHERE {RANK} = 1"
-        return f"SELECT {ROW}.* FROM ({shown}) {ROW} ANTI JOIN {REPEATED} r ON {ROW}.{ID} = r.id UNION ALL ({first})"
-
     def new(self, condition: str = "true") -> str:
         """The impressions that were not read before; parts of files that hold none are skipped."""
         return self.shown(f"NOT {READ} AND {condition}", from_us=self.impressions.first_new_us)
 
     @cached_property
-    def has_repeated(self) -> bool:
-        """Whether an id of a new impression is there more than once; the ids then are in `REPEATED`."""
-        execute, most, those = self.source.execute, self.impressions.new, ""
+    def has_copies(self) -> bool:
+        """Whether an id of a new impression is there more than once.
+
+        All rows with such an id are then in `COPIES`, by `RANK`: 1 is the one that counts, which is one that was read
+        before, else the first. (An id whose hash another one has is there, too, and is the first of its own.)
+        """
+        execute, most, those = self.source.execute, self.impressions.new, "true"
         if self.impressions.before is not None:
             execute(f"CREATE TABLE {NEW} AS SELECT {ID} AS id FROM ({self.new()})")
-            copies = f"SELECT count(*) FROM ({self.shown()}) s SEMI JOIN {NEW} n ON s.{ID} = n.id"
-            those, most = f"WHERE {ID} IN (SELECT id FROM {NEW})", execute(copies)[0][0]
-        hashes = f"SELECT hash({ID}) FROM ({self.shown()}) {those}"
-        again = repeated(self.source.batches(hashes, _STREAM_ROWS), most)
-        if not len(again):
+            those = f"{ID} IN (SELECT id FROM {NEW})"
+            most = execute(f"SELECT count(*) FROM ({self.shown(those)})")[0][0]
+        again = [
+            repeated(self.source.batches(f"SELECT hash({ID}) FROM ({self.shown(f'{those} AND {part}')})", _ROWS), most)
+            for part in hash_parts(f"hash({ID})", most)
+        ]
+        hashes = np.concatenate(again)
+        if not len(hashes):
             return False
-        self.source.connection.register("streamfm_again", pa.table({"hash": again}))
+        self.source.connection.register("streamfm_again", pa.table({"hash": hashes}))
+        order = [f"{READ} DESC", US, *([PARTITION, OFFSET] if self.impressions.log.has_offsets else []), ROW]
+        rank = f"row_number() OVER (PARTITION BY {ID} ORDER BY {', '.join(order)}) AS {RANK}"
         execute(
-            f"CREATE TABLE {REPEATED} AS SELECT {ID} AS id FROM ({self.shown()}) "
-            f"WHERE hash({ID}) IN (SELECT hash FROM streamfm_again) GROUP BY {ID} HAVING count(*) > 1"
+            f"CREATE TABLE {COPIES} AS SELECT {ROW}.*, {rank} FROM ({self.shown()}) {ROW} "
+            f"WHERE hash({ID}) IN (SELECT hash FROM streamfm_again)"
         )
-        return bool(execute(f"SELECT count(*) FROM {REPEATED}")[0][0])
+        return True
+
+    def once(self) -> str:
+        """The impressions that are new and closed, each id once."""
+        closed = f"{US} < {self.closing.closed_us}"
+        if not self.has_copies:
+            return self.new(closed)
+        others = f"SELECT {ROW}.* FROM ({self.new(closed)}) {ROW} ANTI JOIN {COPIES} c ON {ROW}.{ID} = c.{ID}"
+        first = f"SELECT * EXCLUDE ({RANK}) FROM {COPIES} WHERE {RANK} = 1 AND NOT {READ} AND {closed}"
+        return f"{others} UNION ALL ({first})"
 
     def gather_clicks(self) -> None:
         """Fill `CLICKS` and `CLICKS_BY_ID`."""
@@ -147,15 +144,11 @@ class Join:
             in_order: Whether in the order of time and id.
             click_rate: For late positives whose rows carry no score.
         """
-        closed, settings = f"{US} < {self.closing.closed_us}", self.settings
-        # A row that is closed may be a copy of one that is open or was read: all copies are looked at.
-        rows = self.new(closed)
-        if self.has_repeated:
-            rows = f"SELECT * FROM ({self.once(self.shown(), wide=True)}) WHERE NOT {READ} AND {closed}"
+        settings = self.settings
         state = f"CASE WHEN {WEIGHT} IS NOT NULL THEN 1 WHEN {kept(settings, f's.{ID}')} THEN 0 ELSE {SAMPLED_OUT} END"
         joined = (
             f"SELECT s.*, {self.weight('s', 'c')} AS {WEIGHT}, {state} AS {STATE}, c.id IS NOT NULL AS {RANK} "
-            f"FROM ({rows}) s LEFT JOIN {CLICKS_BY_ID} c ON s.{ID} = c.id"
+            f"FROM ({self.once()}) s LEFT JOIN {CLICKS_BY_ID} c ON s.{ID} = c.id"
         )
         if settings.late_positives and self.impressions.before is not None:
             joined += f" UNION ALL {late_rows(self.shown(READ), settings, self.score, click_rate)}"

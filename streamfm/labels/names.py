@@ -5,8 +5,8 @@ from streamfm.expressions import quoted
 NEW = "streamfm_new"
 """Ids of the impressions that were not read before."""
 
-REPEATED = "streamfm_repeated"
-"""Ids that impressions have more than once."""
+COPIES = "streamfm_copies"
+"""Impressions whose id is there more than once."""
 
 CLICKS, CLICKS_BY_ID = "streamfm_clicks", "streamfm_clicks_by_id"
 """The clicks that can matter; the same, one row an id."""

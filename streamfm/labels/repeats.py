@@ -15,8 +15,13 @@ import pyarrow as pa
 from numba import njit
 from numpy.typing import NDArray
 
+from streamfm.encoder.intrinsics import prefetch
+
 MOST_HASHES = 1 << 27
 """Hashes that are held at once, in 2 GiB; of more, a part at a time."""
+
+_BLOCK = 128
+"""Hashes whose slots are fetched ahead: their cache misses overlap."""
 
 Hashes = NDArray[np.uint64]
 
@@ -49,23 +54,35 @@ def repeated(batches: Iterable[pa.RecordBatch], most: int) -> Hashes:
         batches: With a column of uint64, without NULL.
         most: Rows at most.
     """
-    seen = HashSet(most)
+    seen = HashSet(min(most, MOST_HASHES + MOST_HASHES // 16))
     again = [seen.add(batch.column(0).to_numpy()) for batch in batches]
     return np.unique(np.concatenate([np.empty(0, np.uint64), *again]))
+
+
+def hash_parts(hashed: str, most: int) -> list[str]:
+    """SQL conditions that split rows by their hash, such that no part has many more hashes than `MOST_HASHES`."""
+    parts = -(-most // MOST_HASHES) or 1
+    # By the upper half: the lower bits say where in its table a hash lies.
+    return [f"({hashed} >> 32) % {parts} = {part}" for part in range(parts)] if parts > 1 else ["true"]
 
 
 @_kernel
 def _add(slots: Hashes, hashes: Hashes, again: Hashes) -> int:
     mask = np.uint64(len(slots) - 1)
+    address = np.uint64(slots.ctypes.data)
     found = 0
-    for index in range(len(hashes)):
-        # 0 marks a free slot: the hash 0 is taken for 1, at worst one more id to look at.
-        value = max(hashes[index], np.uint64(1))
-        slot = value & mask
-        while slots[slot] != 0 and slots[slot] != value:
-            slot = (slot + np.uint64(1)) & mask
-        if slots[slot] == value:
-            again[found] = hashes[index]
-            found += 1
-        slots[slot] = value
+    for start in range(0, len(hashes), _BLOCK):
+        end = min(start + _BLOCK, len(hashes))
+        for index in range(start, end):
+            prefetch(address + ((hashes[index] & mask) << np.uint64(3)))
+        for index in range(start, end):
+            # 0 marks a free slot: the hash 0 is taken for 1, at worst one more id to look at.
+            value = max(hashes[index], np.uint64(1))
+            slot = value & mask
+            while slots[slot] != 0 and slots[slot] != value:
+                slot = (slot + np.uint64(1)) & mask
+            if slots[slot] == value:
+                again[found] = hashes[index]
+                found += 1
+            slots[slot] = value
     return found

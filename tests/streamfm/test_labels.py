@@ -203,7 +203,7 @@ def check_counts(counts: LabelCounts) -> None:
 
 
 @pytest.mark.parametrize("late_positives", [False, True])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(logs(), st.integers(0, 3))
 def test_rounds_are_those_of_a_plain_join(
     late_positives: bool, drawn: tuple[list[list[Shown]], list[list[Click]]], lateness: int
@@ -228,7 +228,7 @@ def test_rounds_are_those_of_a_plain_join(
             assert position.closed_until == instant(plain.closed)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(logs(), st.integers(0, 3))
 def test_without_offsets_rows_that_come_late_are_left_out(
     drawn: tuple[list[list[Shown]], list[list[Click]]], lateness: int
@@ -246,7 +246,7 @@ def test_without_offsets_rows_that_come_late_are_left_out(
         position = found.position if found.rows is not None else position
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(logs(copies_differ=True), st.data())
 def test_rounds_together_are_one_shot(drawn: tuple[list[list[Shown]], list[list[Click]]], data: st.DataObject) -> None:
     """Whatever the times of copies: each id once. The clicks are there from the start, so labels are the same, too."""
