@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from fine_tuned import NOW, SETTINGS, assert_same_state, chunk, exported, no_proof, part, trained_bundle
+import torch
+from fine_tuned import NOW, SETTINGS, SPEC, assert_same_state, chunk, exported, no_proof, part, trained_bundle
 
 from streamfm.bundle import Bundle, open_bundle
 from streamfm.data.labelled_rows import LabelledBatch
@@ -376,3 +379,49 @@ def test_impossible_settings_are_refused(wrong: dict[str, Any], message: str) ->
 def test_eviction_by_time_needs_an_event_time(pristine_bundle: Path) -> None:
     with pytest.raises(SpecError, match="evict_unseen_s is 60, but the specification names no event_time"):
         FineTuner.from_bundle(open_bundle(pristine_bundle), replace(SETTINGS, evict_unseen_s=60))
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_a_parent_without_an_average_gets_one_on_request(tmp_path: Path, average: bool) -> None:
+    bundle = trained_bundle(tmp_path / "ctr", average=False)
+    tuner, rows = FineTuner.from_bundle(bundle, replace(SETTINGS, average=average)), chunk(0)
+    expected = Scorer(bundle).logit_columns(rows.columns, rows.rows)
+    np.testing.assert_allclose(expected, tuner.predict_logits(rows.columns, rows.rows), atol=2e-6)
+    tuner.learn(rows)
+    assert_same_state(tuner, FineTuner.from_bundle(exported(tuner, tmp_path / "next"), tuner.settings))
+    state = tuner.trained(no_proof(tuner), no_proof(tuner).rows).state or {}
+    assert average == ("raw.table" in state)
+
+
+def test_a_regression_goes_on_learning(tmp_path: Path) -> None:
+    spec = replace(SPEC, task="regression", label="spent")
+    bundle = trained_bundle(tmp_path / "ctr", spec=spec)
+    tuner = FineTuner.from_bundle(bundle, replace(SETTINGS, learning_rate=0.01, distillation=0.1))
+    for number in range(4):
+        report = tuner.learn(chunk(number, 200, spec=spec))
+        assert report.loss_after < report.loss_before
+    with pytest.raises(DataError, match="the label of row 0 is nan, expected a finite number"):
+        tuner.learn(chunk(0, spec=spec)._replace(labels=np.full(100, np.nan, np.float32)))
+
+
+def test_the_number_of_threads_is_put_back(parent: Bundle) -> None:
+    before = torch.get_num_threads()
+    tuner = FineTuner.from_bundle(parent, replace(SETTINGS, threads=before + 1))
+    tuner.learn(chunk(0))
+    assert before == torch.get_num_threads()
+
+
+def test_a_divergence_is_told(parent: Bundle) -> None:
+    tuner = FineTuner.from_bundle(parent, replace(SETTINGS, learning_rate=1e30, passes=3))
+    with pytest.raises(DataError, match="training diverged"):
+        tuner.learn(chunk(0))
+
+
+def test_a_full_disk_is_told_when_grown_vocabularies_are_written(
+    parent: Bundle, tmp_path: Path, file_size_limit: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    tuner = FineTuner.from_bundle(parent, SETTINGS)
+    tuner.learn(chunk(0))
+    with file_size_limit(1000), pytest.raises(BundleError, match=r"the disk is full .*; nothing was written"):
+        exported(tuner, tmp_path / "next")
+    assert [] == list(tmp_path.iterdir())

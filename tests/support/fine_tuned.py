@@ -81,6 +81,7 @@ def events(rows: int, *, first_user: int, seed: int, day: int = 0, price: float 
             "place": [f"place {user % 20}" for user in users],
             "ts": pa.array(times, pa.timestamp("us")),
             "clicked": clicked.astype(np.int64),
+            "spent": clicked * 2.5 + random.normal(0, 0.1, rows),
         }
     )
 
@@ -92,9 +93,9 @@ def labelled(table: pa.Table, spec: FeatureSpec = SPEC) -> LabelledBatch:
 
 
 @lru_cache
-def chunk(number: int, rows: int = 100, **options: Any) -> LabelledBatch:
+def chunk(number: int, rows: int = 100, *, spec: FeatureSpec = SPEC, price: float = 1.0) -> LabelledBatch:
     """Chunk 0, 1, ...: each brings ten new users."""
-    return labelled(events(rows, first_user=10 * number + 10, seed=100 + number, day=number + 1, **options))
+    return labelled(events(rows, first_user=10 * number + 10, seed=100 + number, day=number + 1, price=price), spec)
 
 
 def part(rows: LabelledBatch, start: int, count: int) -> LabelledBatch:
@@ -107,7 +108,9 @@ def part(rows: LabelledBatch, start: int, count: int) -> LabelledBatch:
     return LabelledBatch(columns=columns, rows=count, **arrays)
 
 
-def trained_bundle(folder: Path, *, average: bool = True, dropout: float = 0.2, batch_norm: bool = True) -> Bundle:
+def trained_bundle(
+    folder: Path, *, spec: FeatureSpec = SPEC, average: bool = True, dropout: float = 0.2, batch_norm: bool = True
+) -> Bundle:
     training = TrainSettings(batch_size=64, max_epochs=3, learning_rate=0.01, l2_factors=1e-4, threads=1)
     settings = PipelineSettings(
         model=ModelSettings(factors=4, hidden=(8, 6), dropout=dropout, batch_norm=batch_norm),
@@ -115,7 +118,7 @@ def trained_bundle(folder: Path, *, average: bool = True, dropout: float = 0.2, 
         export=ExportSettings(int8=False),
     )
     rows = events(600, first_user=0, seed=1)
-    return train(SPEC, rows, folder, settings=settings, now=NOW).bundle
+    return train(spec, rows, folder, settings=settings, now=NOW).bundle
 
 
 def exported(tuner: FineTuner, folder: Path, **training: Any) -> Bundle:
