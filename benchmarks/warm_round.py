@@ -143,7 +143,7 @@ def feed_stream(path: Path, events: pa.Table, ended: threading.Event) -> None:
 
 def first_model(folder: Path, events: pa.Table) -> Registry:
     settings = PipelineSettings(
-        model=ModelSettings(factors=16, hidden=(64, 32)), training=TrainSettings(max_epochs=1, threads=1), name="ctr"
+        model=ModelSettings(factors=16, hidden=(64, 32)), training=TrainSettings(max_epochs=8, threads=1), name="ctr"
     )
     registry = Registry(folder / "models")
     registry.root.mkdir()
@@ -192,7 +192,8 @@ def main() -> None:
             worker.wait(30)
     for found, seconds in rounds:
         stages = ", ".join(f"{name} {value:.2f}" for name, value in found.seconds.items())
-        print(f"{found.outcome} {seconds:.2f} s ({stages}; {found.rows})", flush=True)
+        why = "" if found.verdict is None else "; ".join(found.verdict.reasons)
+        print(f"{found.outcome} {seconds:.2f} s ({stages}; {found.rows}) {why}", flush=True)
     report("warm_round_first", rounds[0][1], "s", higher_is_better=False)
     published = [seconds for found, seconds in rounds[1:] if found.outcome == "published"]
     report("warm_round_published", len(published), "rounds", limit=options.rounds, higher_is_better=True)

@@ -22,14 +22,8 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 SOURCE, JOIN = "Impressions and clicks", "Labels"
 _JOINED = (
-    "window",
-    "lateness",
-    "click_id",
-    "click_time",
-    "click_kind",
-    "positives",
-    "late_positives",
-    "negative_share",
+    *("window", "lateness", "lookback", "stalled", "ctr_bounds", "click_id", "click_time", "click_kind", "positives"),
+    *("late_positives", "negative_share"),
 )
 
 
@@ -145,6 +139,15 @@ def _label_options() -> Iterator[Decorator]:
         metavar="KIND=WEIGHT",
         help="A kind of positive and its sample weight, such as install=5; again for others.",
     )
+    yield one(
+        "--ctr-bounds",
+        type=(float, float),
+        default=(0.5, 2.0),
+        metavar="LOW HIGH",
+        help="The click rate, in units of that before, that is believed; 0 inf believes any.",
+    )
+    yield one("--stalled", type=DURATION, default="1h", help="How far clicks may be behind before labels are held.")
+    yield one("--lookback", type=DURATION, default="1d", help="How long copies and late clicks are recognised.")
     yield one("--click-kind", default="", help="The clicks' column of their kind; without, all are one kind.")
     yield one("--click-time", default="ts", help="The clicks' column of their time.")
     yield one("--click-id", default="event_id", help="The clicks' column that names the impression.")
@@ -161,6 +164,9 @@ def _settings(values: dict[str, Any]) -> LabelSettings:
         return LabelSettings(
             window_s=values["window"],
             lateness_s=values["lateness"],
+            lookback_s=values["lookback"],
+            stalled_s=values["stalled"],
+            ctr_bounds=values["ctr_bounds"],
             click_id=values["click_id"],
             click_time=values["click_time"],
             click_kind=values["click_kind"],

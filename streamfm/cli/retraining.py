@@ -41,18 +41,52 @@ DRAIN_S = 60.0
 @option("--int8/--no-int8", default=None, help="Whether versions have a quantised network, too. [default: int8]")
 @option("--memory-limit", help="Of DuckDB, while it joins. [default: 2GB]")
 @JSON
-@option("--learning-rate", type=click.FloatRange(0, min_open=True), heading=LEARNING, help="Adam's.")
-@option("--batch-size", type=click.IntRange(4), heading=LEARNING, help="Rows of a step.")
-@option("--replay-ratio", type=click.FloatRange(0), heading=LEARNING, help="Old rows for each new one.")
-@option("--replay-max-age", "replay_max_age_s", type=DURATION, heading=LEARNING, help="How old they may be.")
-@option("--admit-after", type=click.IntRange(1), heading=LEARNING, help="Sightings that give a new value its row.")
-@option("--evict-unseen", "evict_unseen_s", type=DURATION, heading=LEARNING, help="Forget values not seen for so long.")
-@option("--distillation", type=click.FloatRange(0, 1), heading=LEARNING, help="Share of the loss that asks the parent.")
-@option("--seed", type=click.IntRange(0), heading=LEARNING, help="Of everything random.")
-@option("--hold-out", type=click.FloatRange(0, 1), heading=GATE, help="Share of the new rows, the newest, to judge on.")
+@option("--learning-rate", type=click.FloatRange(0, min_open=True), heading=LEARNING, help="Adam's. [default: 0.001]")
+@option("--batch-size", type=click.IntRange(4), heading=LEARNING, help="Rows of a step, at most. [default: 64]")
+@option("--replay-ratio", type=click.FloatRange(0), heading=LEARNING, help="Old rows for each new one. [default: 1]")
+@option(
+    "--replay-max-age",
+    "replay_max_age_s",
+    type=DURATION,
+    heading=LEARNING,
+    help="How old they may be. [default: any age]",
+)
+@option(
+    "--admit-after",
+    type=click.IntRange(1),
+    heading=LEARNING,
+    help="Sightings that give a new value its row. [default: min_count]",
+)
+@option(
+    "--evict-unseen",
+    "evict_unseen_s",
+    type=DURATION,
+    heading=LEARNING,
+    help="Forget values not seen for so long. [default: never]",
+)
+@option(
+    "--distillation",
+    type=click.FloatRange(0, 1),
+    heading=LEARNING,
+    help="Share of the loss that asks the parent. [default: 0]",
+)
+@option("--seed", type=click.IntRange(0), heading=LEARNING, help="Of everything random. [default: 0]")
+@option(
+    "--hold-out",
+    type=click.FloatRange(0, 1),
+    heading=GATE,
+    help="Share of the new rows, the newest, to judge on. [default: 0.2]",
+)
 @option("--slice", "slices", multiple=True, heading=GATE, help="A feature whose newcomers and values are guarded.")
-@option("--alpha", type=click.FloatRange(0, 1), heading=GATE, help="Chance that a round refuses an equal candidate.")
-@option("--margin", type=click.FloatRange(0), heading=GATE, help="Nats that all rounds together may lose.")
+@option(
+    "--alpha",
+    type=click.FloatRange(0, 1),
+    heading=GATE,
+    help="Chance that a round refuses an equal candidate. [default: 0.01]",
+)
+@option(
+    "--margin", type=click.FloatRange(0), heading=GATE, help="Nats that all rounds together may lose. [default: 0.001]"
+)
 def retrain(model: str, source: LabelSource, labels: LabelSettings, **given: Any) -> int:
     """Turn the clicks that came back into the next version of MODEL, and publish it if it is no worse.
 

@@ -25,8 +25,8 @@ def version_facts(path: Path, manifest: Manifest, aliases: Sequence[str]) -> dic
 
 
 def measured(manifest: Manifest) -> dict[str, str]:
-    """What versions are compared by: the rows that they were measured on, test or else validation, and the measures."""
-    for rows in ("test", "validation"):
+    """What versions are compared by: the rows that they were measured on, and the measures."""
+    for rows in ("test", "window", "validation"):
         measures = _mapping(manifest.metrics, rows, "measures")
         names = [name for name in _MEASURES[manifest.task] if name in measures]
         if names:
@@ -39,6 +39,12 @@ def print_version(path: Path, manifest: Manifest, aliases: Sequence[str]) -> Non
     print_table(["", ""], list(_identity(path, manifest, aliases)), title=str(path))
     if rows := list(_rows(manifest.training)):
         print_table(["rows", "number", "from", "to", "source"], rows, title="trained on")
+    if rounds := list(_round(manifest.training)):
+        print_table(["", ""], rounds, title="the round that made it")
+    if verdict := _mapping(manifest.training, "verdict"):
+        from streamfm.gate.verdict import TABLE_NAMES, Verdict
+
+        print_table(TABLE_NAMES, Verdict.from_json(verdict).table_rows(), title="the gate's verdict")
     settings = {
         **_mapping(manifest.training, "model"),
         **_mapping(manifest.training, "report", "settings"),
@@ -97,6 +103,23 @@ def _rows(training: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str, str
         window = _mapping(training, "windows").get(name) or (None, None)
         first, last = (_moment(moment) for moment in window)
         yield name, f"{number:,}", first, last, str(_mapping(training, "sources").get(name, "—"))
+
+
+def _round(training: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Of a version that was retrained: what it learnt, and from where to where."""
+    facts, position = _mapping(training, "round"), _mapping(training, "position")
+    if not facts:
+        return
+    since, rows, labels = (_mapping(facts, key) for key in ("since", "rows", "labels"))
+    yield "kind", str(facts.get("kind"))
+    yield "event time", f"{_moment(since.get('closed_until'))} to {_moment(position.get('closed_until'))}"
+    before = _mapping(since, "offsets")
+    for partition, end in _mapping(position, "offsets").items():
+        yield f"offsets of {partition}", f"{before.get(partition, 0)} to {end}"
+    yield "rows", ", ".join(f"{count:,} {name}" for name, count in rows.items())
+    yield "labels", ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in labels.items() if count)
+    if shift := training.get("logit_shift"):
+        yield "logit shift", _number(shift)
 
 
 def _measures(measures: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:

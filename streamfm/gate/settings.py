@@ -33,7 +33,7 @@ class GateSettings:
         shift_alpha: A logit shift is used where it helps on rows that it was not fitted on, at this level.
         largest_shift: A logit shift is cut off here.
         score_shift_limit: Population stability index of the candidate's scores against the parent's; more is refused
-            unless the candidate is significantly better.
+            unless its log loss is lower.
     """
 
     alpha: float = 0.01

@@ -275,14 +275,14 @@ def test_scores_that_move_far_for_nothing_are_refused() -> None:
     flat = np.full(400, float(np.mean(rows.parent)))
     check = judge(replace(rows, candidate=flat), GateSettings(alpha=1e-9)).check("score_shift")
     assert not check.passed
-    assert "limit 0.25, without proof that they are better" in check.text
+    assert "limit 0.25, and the log loss did not fall" in check.text
 
 
 def test_scores_may_move_far_to_the_better() -> None:
     rows = window(4_000, noise=0.0)
     verdict = judge(replace(rows, parent=rows.parent + 2.5))
     assert verdict.passed
-    assert "and they are better" in verdict.check("score_shift").text
+    assert "and the log loss fell" in verdict.check("score_shift").text
 
 
 def test_calibration_is_corrected_where_that_helps() -> None:

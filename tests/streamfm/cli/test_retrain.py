@@ -1,0 +1,133 @@
+"""`streamfm retrain`, once and as a service, and what `models show` tells of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from streamfm.registry import Registry
+from streamfm.testing import AppStore
+
+SMALL = ("--factors", "2", "--hidden", "4", "--max-epochs", "1", "--batch-size", "256", "--threads", "1")
+ROUND = ("--impressions", "shown/*.parquet", "--clicks", "clicks/*.parquet", "--no-int8", "--least-rows", "50")
+
+
+@pytest.fixture
+def shop(folder: Path, streamfm: Any) -> Path:
+    """models/fresh/1 of a log that goes on in shown/ and clicks/."""
+    import numpy as np
+
+    events = AppStore(seed=3, users=100, apps=20).events(4_000, random=np.random.default_rng(1), days=8)
+    events = events.drop_columns(["true_probability"])
+    pq.write_table(events.slice(0, 3_000), "past.parquet")
+    (folder / "shown").mkdir()
+    (folder / "clicks").mkdir()
+    pq.write_table(events.slice(3_000).drop_columns(["clicked"]), "shown/0.parquet")
+    clicks = events.slice(3_000).filter(pc.equal(events.slice(3_000)["clicked"], 1)).select(["event_id", "ts"])
+    pq.write_table(clicks.append_column("kind", pa.array(["click"] * clicks.num_rows)), "clicks/0.parquet")
+    text = (folder / "features.toml").read_text()
+    (folder / "features.toml").write_text(text if "event_id =" in text else f'event_id = "event_id"\n{text}')
+    assert streamfm("train", "past.parquet", "--out", "models/fresh", *SMALL).code == 0
+    return folder
+
+
+def test_a_round_is_published_told_and_shown(shop: Path, streamfm: Any) -> None:
+    done = streamfm("retrain", "models/fresh", *ROUND)
+
+    assert done.code == 0, done.err
+    assert "published: " in done.out
+    assert "fresh/2 serves as @champion" in done.out
+    assert "log_loss" in done.out
+    shown = streamfm("models", "show", "models/fresh@champion").out
+    assert "fresh/1" in shown
+    assert "the round that made it" in shown
+    assert "the gate's verdict" in shown
+
+
+def test_json_tells_everything(shop: Path, streamfm: Any) -> None:
+    done = streamfm("retrain", "models/fresh", *ROUND, "--json", "--dry-run")
+
+    found = json.loads(done.out)
+    assert (done.code, found["outcome"], found["version"]) == (0, "passed", None)
+    assert found["counts"]["positives"] > 0
+    assert found["verdict"]["checks"]
+
+
+def test_exit_codes_tell_refused_from_held(shop: Path, streamfm: Any) -> None:
+    assert streamfm("retrain", "models/fresh", *ROUND, "--learning-rate", "0.5", "--replay-ratio", "0").code == 3
+    pq.write_table(pq.read_table("clicks/0.parquet").slice(0, 0), "clicks/0.parquet")
+
+    held = streamfm("retrain", "models/fresh", *ROUND)
+
+    assert held.code == 4
+    assert "not one click" in held.out
+    assert "hint: are clicks collected?" in held.err
+
+
+def test_kinds_of_clicks_need_a_column_for_weights(shop: Path, streamfm: Any) -> None:
+    done = streamfm("retrain", "models/fresh", *ROUND, "--click-kind", "kind", "--positive", "click=2")
+
+    assert done.code == 1
+    assert "weight" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "name a log: --log LOG"),
+        ((*ROUND, "--every", "1m", "--full"), "for one round"),
+        ((*ROUND, "--every", "soon"), "expected a number and its unit"),
+        ((*ROUND, "--since", "yesterday"), "expected a time"),
+        ((*ROUND, "--positive", "install=much"), "expected KIND=WEIGHT"),
+        ((*ROUND, "--hold-out", "1"), "window_share is 1"),
+    ],
+)
+def test_wrong_usage_is_told(shop: Path, streamfm: Any, arguments: tuple[str, ...], says: str) -> None:
+    done = streamfm("retrain", "models/fresh", *arguments)
+
+    assert done.code == 2
+    assert says in done.err
+
+
+def test_the_service_makes_rounds_until_it_is_told_to_end(shop: Path) -> None:
+    command = [sys.executable, "-m", "streamfm.cli", "retrain", "models/fresh", *ROUND, "--every", "1s"]
+    service = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    try:
+        until = time.monotonic() + 120
+        while Registry("models").current("fresh") == 1 and time.monotonic() < until:
+            time.sleep(0.1)
+        service.send_signal(signal.SIGTERM)
+        out, _ = service.communicate(timeout=120)
+    finally:
+        service.kill()
+    assert service.returncode == 0
+    assert re.search(r"published: .*fresh/2 serves as @champion", out)
+
+
+def test_the_defaults_in_the_help_are_those_of_the_settings(streamfm: Any) -> None:
+    from streamfm.finetuning import FineTuneSettings
+    from streamfm.gate import GateSettings
+    from streamfm.retraining import RetrainSettings
+
+    words = re.sub(r"\s+", " ", streamfm("retrain", "--help").out)
+    told = {name: default for name, default in re.findall(r"--([a-z-]+)(?:(?! --)[^\[])*\[default: ([^\]]+)\]", words)}
+    for settings, names in (
+        (FineTuneSettings(), ("learning-rate", "batch-size", "replay-ratio", "distillation", "seed")),
+        (GateSettings(), ("alpha", "margin")),
+        (RetrainSettings(), ("least-rows", "keep")),
+    ):
+        for name in names:
+            assert float(told[name]) == getattr(settings, name.replace("-", "_")), name
+    assert float(told["hold-out"]) == RetrainSettings().window_share
