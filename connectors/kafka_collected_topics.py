@@ -140,7 +140,7 @@ class CollectedTopics:
             StreamError: A topic is not there, or records were deleted before they were collected.
             DisturbedError: No broker answers.
         """
-        facts = self._client.facts(list(self._topics))
+        facts = self._known()
         for topic, found in facts.items():
             if topic in self._facts and found[:2] != self._facts[topic][:2]:
                 self._disown(topic)
@@ -161,19 +161,23 @@ class CollectedTopics:
             DisturbedError: One was made anew, or has more partitions; opening again finds it.
             StreamError: One is gone; what was read of it is in the log.
         """
-        try:
-            facts = self._client.facts(list(self._topics))
-        except DisturbedError:
-            raise
-        except StreamError:
-            self.roll(list(self.owned))
-            raise
+        facts = self._known()
         changed = [topic for topic, found in facts.items() if found != self._facts[topic]]
         for topic in changed:
             if facts[topic][:2] != self._facts[topic][:2]:
                 self._disown(topic)
         if changed:
             raise DisturbedError(f"made anew, or with more partitions: {', '.join(changed)}")
+
+    def _known(self) -> Mapping[str, TopicFacts]:
+        """What the brokers say of the topics; when one is gone, what was read of all is put into the log first."""
+        try:
+            return self._client.facts(list(self._topics))
+        except DisturbedError:
+            raise
+        except StreamError:
+            self.roll(list(self.owned))
+            raise
 
     def close(self) -> None:
         """Let go of everything; what is in no segment is read again by whoever collects next."""

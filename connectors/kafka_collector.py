@@ -159,12 +159,12 @@ class Collector:
             topics.bound(self._settings.max_waiting_bytes)
         else:
             topics.follow(reader.positions())
-            self._watch(reader)
         due = topics.due()
         if due or self._clock() - self._looked_s >= self._settings.look_s:
             self._looked_s = self._clock()
             topics.look()
         self._commit(due)
+        self._watch(reader)
 
     def _commit(self, partitions: Collection[Partition]) -> None:
         """Into the log first, then tell Kafka."""

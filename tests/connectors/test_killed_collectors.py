@@ -1,0 +1,75 @@
+"""Killed at each step: nothing lost, nothing twice, no reader disturbed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SUPPORT = Path(__file__).parents[1] / "support"
+EVERYBODY = [f"e{number}" for number in range(20)]
+OTHERS = [f"e{number}" for number in range(20) if number % 7 != 3]
+
+
+def killed(folder: Path, kind: str, *only: str) -> list[dict[str, Any]]:
+    """What each of the runs has left."""
+    command = [sys.executable, str(SUPPORT / "killed_collectors.py"), str(folder), kind, *only]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(SUPPORT), str(SUPPORT.parents[1])])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert 0 == done.returncode, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def check_collected(runs: list[dict[str, Any]]) -> None:
+    for run in runs:
+        assert [99, 0] == run["codes"], run["step"]
+        assert {"shown": EVERYBODY, "clicked": EVERYBODY} == run["found"], run["step"]
+        assert [] == run["left"], run["step"]
+
+
+def check_kept(runs: list[dict[str, Any]], kind: str) -> None:
+    for run in runs:
+        assert [99, 0] == run["codes"], run["step"]
+        # Who read before it was killed, and who reads now.
+        assert [EVERYBODY, EVERYBODY] == run["seen"], run["step"]
+        for names in run["between"].values():
+            assert (EVERYBODY if kind == "compact" else names) == names, run["step"]
+            assert set(OTHERS) <= set(names), run["step"]
+        left = EVERYBODY if kind == "compact" else OTHERS
+        assert {"shown": left, "clicked": left} == run["found"], run["step"]
+        assert [] == run["left"], run["step"]
+
+
+def test_a_collector_killed_beside_the_rename_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    runs = killed(tmp_path, "collect", "rename", "2")
+    assert 2 == len(runs)
+    check_collected(runs)
+
+
+@pytest.mark.parametrize("kind", ["compact", "erase"])
+def test_upkeep_killed_beside_the_rename_disturbs_no_reader(tmp_path: Path, kind: str) -> None:
+    runs = killed(tmp_path, kind, "rename", "2")
+    assert 2 == len(runs)
+    check_kept(runs, kind)
+
+
+@pytest.mark.faults
+def test_a_collector_killed_at_any_step_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    runs = killed(tmp_path, "collect")
+    assert {"write_table", "close", "fsync_file", "rename", "fsync_folder", "replace_file", "commit"} == {
+        run["step"][0] for run in runs
+    }
+    check_collected(runs)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("kind", ["compact", "erase"])
+def test_upkeep_killed_at_any_step_disturbs_no_reader_and_is_finished_by_the_next(tmp_path: Path, kind: str) -> None:
+    runs = killed(tmp_path, kind)
+    assert {"write_table", "fsync_file", "rename", "fsync_folder", "replace_file"} <= {run["step"][0] for run in runs}
+    check_kept(runs, kind)
