@@ -1,9 +1,10 @@
-"""`streamfm demo`: an app store is simulated, a model learns its clicks, SQL and a stream ask it, step by step."""
+"""`streamfm demo`: an app store is simulated, a model learns its clicks, SQL and a stream ask it, and it goes on."""
 
 from __future__ import annotations
 
+import shlex
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,9 +24,14 @@ if TYPE_CHECKING:
 
     from streamfm.evaluation import Evaluation
     from streamfm.scoring import Scorer
+    from streamfm.testing import AppStore
 
 SEED = 7
+NAME, EPOCHS = "apps", 12
 DAYS, TEST_DAYS = 28.0, 2.0
+TURNED_PER_DAY, NEWCOMER_SHARE = 3.0, 0.2
+# The development broker keeps no more than a few megabytes.
+MOST_AN_HOUR = 10_000
 
 LEFT_OUT = ("category", "developer", "genres")
 
@@ -64,25 +70,41 @@ WHERE a.app_id = '{app}' AND o.app_id <> a.app_id ORDER BY similarity DESC LIMIT
     help="Where everything goes; it is made.",
 )
 @option("--events", default=250_000, show_default=True, type=click.IntRange(10_000), help="How many to learn from.")
-def demo(folder: Path, events: int) -> None:
-    """Simulate an app store's log, train, compare with the true click probabilities, let SQL answer, score a stream.
+@option("--hours", default=14, show_default=True, type=click.IntRange(1), help="How long the store then goes on.")
+def demo(folder: Path, events: int, hours: int) -> None:
+    """Simulate an app store's log, train, compare with the true click probabilities, let SQL answer, close the loop.
+
+    The loop: the store goes on and changes, a stream scores its events, clicks come back, and after each hour the model
+    learns from them, proves to be no worse, and takes over. A table and a plot (loop.png) show it beside its first
+    version, frozen, and beside the true probabilities.
 
     Everything lies in one folder afterwards, to go on with; the commands that do the same are printed.
 
     \b
     Examples:
       streamfm demo
-      streamfm demo --folder /tmp/store --events 50000
+      streamfm demo --folder /tmp/store --events 50000 --hours 4
     """
+    from streamfm.testing import AppStore
+
     began = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
-    truth = _simulate(folder, events)
-    reference = _train(folder)
+    store = AppStore(
+        seed=SEED,
+        users=2_000,
+        apps=100,
+        drift_per_day=TURNED_PER_DAY,
+        newcomer_share=NEWCOMER_SHARE,
+        growth_days=hours / 24,
+        still_days=DAYS + TEST_DAYS,
+    )
+    truth = _simulate(folder, store, events)
+    reference, version = _train(folder)
     _compare(folder, reference, truth)
     _ask(folder, reference)
-    _say("6. The same model on a stream: Kafka events scored as they happen, a new version promoted while they flow")
+    _say("6. The loop: events are scored as they happen, clicks come back, every hour the model learns and takes over")
     if all(map(find_spec, ("confluent_kafka", "kafka", "msgspec"))):
-        _stream(folder)
+        _live(folder, store, version, events + len(truth), hours)
     else:
         output.print("needs more than is installed: pip install 'streamfm[stream,confluent]'")
     _say(f"Done in {time.monotonic() - began:.0f} s. To go on:")
@@ -90,6 +112,7 @@ def demo(folder: Path, events: int) -> None:
         f"streamfm sql {reference}",
         f"streamfm evaluate {reference} {folder}/tomorrow.parquet",
         f"streamfm models show {reference}",
+        f"streamfm monitor {folder}/models/{NAME} --log {folder}/log --impressions scores --window 15m",
         f"streamfm score {reference} {folder}/tomorrow.parquet -o {folder}/scored.parquet",
     ):
         output.print(f"  .venv/bin/{line}")
@@ -104,34 +127,36 @@ def _command(text: str) -> None:
     output.print(f"[dim]$ {text}[/]")
 
 
-def _simulate(folder: Path, events: int) -> np.ndarray:
+def _later(days: float) -> datetime:
+    from streamfm.testing import OPENING
+
+    return OPENING + timedelta(days=days)
+
+
+def _simulate(folder: Path, store: AppStore, events: int) -> np.ndarray:
     """Write the events to learn from and those of the days after; the latter's true probabilities [B]."""
     import numpy as np
     import pyarrow.parquet as pq
 
-    from streamfm.testing import OPENING, AppStore
-
     _say(f"1. An app store of {DAYS:.0f} days: {events:,} impressions, with the probability of every click known")
-    store = AppStore(seed=SEED, users=4_000, apps=300)
     random = np.random.default_rng(SEED)
     past = store.events(events, random=random, days=DAYS)
-    later = OPENING + timedelta(days=DAYS)
-    future = store.events(events // 8, random=random, start=later, days=TEST_DAYS, first_event=events)
+    future = store.events(events // 8, random=random, start=_later(DAYS), days=TEST_DAYS, first_event=events)
     for name, table in (("events", past), ("tomorrow", future)):
         # The truth is kept out of the files: a model must not see it.
         pq.write_table(table.drop_columns(["true_probability"]), folder / f"{name}.parquet")
     columns = ["ts", "user_id", "app_id", "category", "country", "price", "position", "clicked", "true_probability"]
     print_table(columns, [tuple(row.values()) for row in past.select(columns).slice(0, 3).to_pylist()])
     output.print(
-        f"No other command does this; in Python: streamfm.testing.AppStore(seed={SEED}, users=4_000, apps=300)"
+        f"No other command does this; in Python: streamfm.testing.{store}"
         f".events({events}, random=numpy.random.default_rng({SEED}), days={DAYS})"
     )
     truth: np.ndarray = future["true_probability"].to_numpy()
     return truth
 
 
-def _train(folder: Path) -> str:
-    """Propose the features, train, publish; the reference of the champion."""
+def _train(folder: Path) -> tuple[str, int]:
+    """Propose the features, train, publish; the reference of the champion, and which version it is."""
     from streamfm.proposal import propose
     from streamfm.registry import CHAMPION
 
@@ -145,38 +170,38 @@ def _train(folder: Path) -> str:
 
     _say("3. Train a DeepFM, prove that its ONNX networks answer as torch does, publish")
     _command(
-        f"streamfm train {folder}/events.parquet --features {folder}/features.toml --out {folder}/models/apps --promote"
-        f" --factors 16 --hidden 64,32 --epochs 12 --seed {SEED}"
+        f"streamfm train {folder}/events.parquet --features {folder}/features.toml --out {folder}/models/{NAME}"
+        f" --promote --factors 16 --hidden 64,32 --epochs {EPOCHS} --seed {SEED}"
     )
-    evaluation, version = _publish(folder, epochs=12, seed=SEED, alias=CHAMPION)
+    evaluation, version = _publish(folder)
     print_evaluation(evaluation, title="the last days of the log, held back")
-    output.print(f"published as {folder}/models/apps/{version}, @{CHAMPION}")
-    return f"{folder}/models/apps@{CHAMPION}"
+    output.print(f"published as {folder}/models/{NAME}/{version}, @{CHAMPION}")
+    return f"{folder}/models/{NAME}@{CHAMPION}", version
 
 
-def _publish(folder: Path, *, epochs: int, seed: int, alias: str | None) -> tuple[Evaluation, int]:
+def _publish(folder: Path) -> tuple[Evaluation, int]:
     """Train on the log, and publish; the evaluation and the version."""
     from streamfm.model import ModelSettings
     from streamfm.pipeline import PipelineSettings, train
-    from streamfm.registry import Registry
+    from streamfm.registry import CHAMPION, Registry
     from streamfm.settings import TrainSettings
 
     registry = Registry(folder / "models")
     registry.root.mkdir(exist_ok=True)
     settings = PipelineSettings(
         model=ModelSettings(factors=16, hidden=(64, 32)),
-        training=TrainSettings(max_epochs=epochs, seed=seed),
-        name="apps",
+        training=TrainSettings(max_epochs=EPOCHS, seed=SEED),
+        name=NAME,
     )
     with TrainingProgress() as progress:
         made = train(
             folder / "features.toml",
             folder / "events.parquet",
-            registry.root / f".new-apps-{time.time_ns()}",
+            registry.root / f".new-{NAME}-{time.time_ns()}",
             settings=settings,
             progress=progress,
         )
-    return made.evaluation, registry.publish(made.bundle.path, "apps", alias=alias).version
+    return made.evaluation, registry.publish(made.bundle.path, NAME, alias=CHAMPION).version
 
 
 def _excerpt(toml: str) -> str:
@@ -228,45 +253,41 @@ def _ask(folder: Path, reference: str) -> None:
         connection.sql(query).show(max_rows=24, max_width=output.width)
 
 
-def _stream(folder: Path) -> None:
-    """Score the days after as a stream, with a second version that takes over meanwhile."""
-    import numpy as np
-    import pyarrow.parquet as pq
+def _live(folder: Path, store: AppStore, version: int, first_event: int, hours: int) -> None:
+    """The days after those: the store changes, hour by hour, and the model with it."""
+    from streamfm.cli.demonstration_loop import live, retrain_command
+    from streamfm.cli.demonstration_report import tell, tell_hour
+    from streamfm.cli.demonstration_stream import TOPICS, collect_command, stream_command
+    from streamfm.cli.demonstration_world import CLICK_DELAY_S, SimulatedHours
+    from streamfm.features import FeatureSpec
 
-    from streamfm.cli.demonstration_stream import command_line, stream_events
-    from streamfm.registry import Registry
-    from streamfm.scoring import load
-
-    model = f"{folder}/models/apps"
-    _command(
-        f"streamfm train {folder}/events.parquet --features {folder}/features.toml --out {model}"
-        f" --factors 16 --hidden 64,32 --epochs 3 --seed {SEED + 1}"
-    )
-    _, version = _publish(folder, epochs=3, seed=SEED + 1, alias=None)
-    _command("streamfm broker --topics events:4,scores:4,events.dead-letters:1")
-    _command(f"streamfm {' '.join(command_line(model, '127.0.0.1:PORT'))}")
-    _command(f"streamfm models promote {model}/{version}   # half-way")
-    _command(f"streamfm models rollback {model}   # in the end")
-    events = pq.read_table(folder / "tomorrow.parquet").drop_columns(["clicked"])
-    flowed = stream_events(model, version, events)
-    Registry(folder / "models").rollback("apps")
-    rows = []
-    for number, count in sorted(flowed.versions.items()):
-        by_stream = np.array([flowed.scores.get(one, (0, 0))[0] == number for one in events["event_id"].to_pylist()])
-        expected = load(f"{model}/{number}").score(events.filter(by_stream))
-        found = [flowed.scores[one][1] for one in events.filter(by_stream)["event_id"].to_pylist()]
-        rows.append((f"apps/{number}", f"{count:,}", f"{np.abs(expected - found).max():.1e}"))
-    print_table(["answered by", "scores", "furthest from Python's score"], rows)
-    scores = flowed.versions.total()
+    model, frozen, where = f"{folder}/models/{NAME}", f"{folder}/models/{NAME}/{version}", "127.0.0.1:PORT"
     output.print(
-        f"{flowed.events:,} events in = {scores:,} scores + {flowed.dead_letters} dead letters, "
-        f"which cannot be scored: {'yes' if flowed.events == scores + flowed.dead_letters else 'NO'}"
+        "From here on the store changes as fast as others do in months: every app turns by"
+        f" {TURNED_PER_DAY:g} radians a day towards what another one is; {NEWCOMER_SHARE:.0%} of users and apps arrive,"
+        f" evenly over {hours} hours. Clicks come {CLICK_DELAY_S / 60:g} minutes after their impressions, in the mean."
+        " The first version, frozen, answers every event, too."
     )
-    half, most = np.percentile(flowed.waited_ms, (50, 99))
+    keep = [item.name for item in FeatureSpec.load(folder / "features.toml").inputs]
+    for command in (
+        ["broker", "--topics", ",".join(f"{topic}:{count}" for topic, count in TOPICS.items())],
+        stream_command(model, frozen, keep, where),
+        collect_command(model, folder / "log", where),
+        [*retrain_command(model, folder / "log"), "--every", "1m"],
+    ):
+        _command(shlex.join(["streamfm", *command]))
     output.print(
-        f"{flowed.backlog_per_second:,.0f} events a second while they were waiting; at {flowed.per_second:,.0f} a "
-        f"second half of them were answered within {half:.0f} ms, 99 of 100 within {most:.0f} ms"
+        "The last one runs inside this command, each time when an hour of the store's is over, not by the clock:"
     )
+    world = SimulatedHours(
+        store,
+        begin=_later(DAYS + TEST_DAYS),
+        per_hour=min(MOST_AN_HOUR, first_event // 36),
+        first_event=first_event,
+        seed=SEED + 1,
+    )
+    lived = live(folder, NAME, version, world, hours, tell_hour)
+    tell(lived, NAME, version, folder / "loop.png")
 
 
 def _favourites(connection: duckdb.DuckDBPyConnection, folder: Path) -> tuple[str, str]:

@@ -1,28 +1,26 @@
-"""The demo's last part: events are scored as they happen, and another version takes over while they flow."""
+"""The demo's stream: a broker, a worker that scores, and a collector that keeps what was scored and clicked."""
 
 from __future__ import annotations
 
+import itertools
 import json
-import signal
+import os
 import subprocess
 import sys
-import threading
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple, Self
 
+from connectors.dev_broker import DevBroker
+from connectors.dev_topics import TopicReader, append
+from connectors.parquet_log import EventLog
+from streamfm.cli.demonstration_world import KeyValue
 from streamfm.errors import StreamError
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
-
-    from streamfm.stream.ports import Event
-
-EVENTS, SCORES, DEAD_LETTERS = "events", "scores", "events.dead-letters"
+EVENTS, SCORES, CLICKS, DEAD_LETTERS = "events", "scores", "clicks", "events.dead-letters"
+TOPICS = {EVENTS: 4, SCORES: 8, CLICKS: 1, DEAD_LETTERS: 1}
 POISON = (
     b"not JSON",
     b'{"event_id": "cut off"',
@@ -30,121 +28,199 @@ POISON = (
     b'{"event_id": null}',
     b'{"event_id": "e", "price": "free"}',
 )
-PER_SECOND = 2_000
-# New versions are looked for every second.
-LEAST_LIVE_S = 5.0
+POISON_EVERY = 1_000
 TIMEOUT_S = 60.0
+# While a new version is waited for, events come by so small a share of the hour's, and so far apart.
+TRICKLE_SHARE, TRICKLE_S = 0.002, 0.1
+LOOK_S = 0.05
+_TOLD_LINES = 12
+# This broker answers no fetch before its time is over, however much there is.
+_CLIENT = ("--client", "confluent", "--kafka", "fetch.wait.max.ms=10")
 
-KeyValue = tuple[bytes | None, bytes | None]
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Flowed:
-    """What went through the topics.
+class Answer(NamedTuple):
+    """What came out for an event.
 
     Attributes:
-        events: How many were appended.
-        dead_letters: How many came out there.
-        per_second: At what rate they came while the stream ran.
-        versions: Scores by the version that answered.
-        scores: By event id, the version and the score.
-        backlog_per_second: Events scored in a second when they were there before the stream.
-        waited_ms: For each event that came while the stream ran, milliseconds from its time to its answer.
+        version: Of the model that answered.
+        score: Its probability.
+        shadow: That of the model alongside; None where it was too slow.
     """
 
-    events: int
-    dead_letters: int
-    per_second: float
-    versions: Counter[int]
-    scores: dict[str, tuple[int, float]]
-    backlog_per_second: float
-    waited_ms: np.ndarray
+    version: int
+    score: float
+    shadow: float | None
 
 
-def command_line(model: str, bootstrap_servers: str) -> list[str]:
-    """The command that is shown, and run."""
-    # This broker answers no fetch before its time is over, however much there is.
-    client = ["--client", "confluent", "--kafka", "fetch.wait.max.ms=10"]
-    return ["stream", f"{model}@champion", "-b", bootstrap_servers, *client, "--in", EVENTS, "--out", SCORES]
+def stream_command(model: str, frozen: str, keep: Sequence[str], bootstrap_servers: str) -> list[str]:
+    """The command that scores."""
+    command = ["stream", f"{model}@champion", "-b", bootstrap_servers, *_CLIENT, "--in", EVENTS, "--out", SCORES]
+    return [*command, "--keep", ",".join(keep), "--shadow", frozen, "--watch-s", "0.2"]
 
 
-def stream_events(model: str, next_version: int, events: pa.Table) -> Flowed:
-    """Stream events through a broker inside this process: half before the stream is there, half while it runs.
+def collect_command(model: str, log: Path, bootstrap_servers: str) -> list[str]:
+    """The command that collects."""
+    command = ["collect", "--log", str(log), "--model", f"{model}@champion", "-b", bootstrap_servers, *_CLIENT]
+    return [*command, "--impressions", SCORES, "--clicks", CLICKS, "--roll-s", "0.5"]
 
-    Among them are some that cannot be scored, and in the middle of the second half the champion becomes
-    `next_version`.
 
-    Args:
-        model: REGISTRY/NAME.
-        next_version: Is published already.
-        events: Rows with an event_id.
+class LiveStream:
+    """Events in, answers out, and both they and the clicks in the event log. A context manager that ends it all.
+
+    Attributes:
+        events: How many were sent, those that cannot be scored among them.
+        answered: How many answers came out.
+        clicks: How many clicks were sent.
+        log: The event log.
+    """
+
+    def __init__(self, folder: Path, model: str, frozen: str, keep: Sequence[str]) -> None:
+        """Start nothing yet.
+
+        Args:
+            folder: The log and the workers' own news go there.
+            model: REGISTRY/NAME; its champion answers.
+            frozen: The version that answers alongside.
+            keep: Fields of an event that its answer repeats.
+        """
+        self._folder, self._model, self._frozen, self._keep = folder, model, frozen, keep
+        self.log = EventLog(folder / "log")
+        self.events = self.answered = self.clicks = 0
+        self._poison = itertools.cycle(POISON)
+
+    def __enter__(self) -> Self:
+        """Start the broker and the workers."""
+        with ExitStack() as stack:
+            broker = stack.enter_context(DevBroker(TOPICS))
+            self._where = broker.bootstrap_servers
+            stream = [*stream_command(self._model, self._frozen, self._keep, self._where), "--parent", str(os.getpid())]
+            collect = collect_command(self._model, self.log.folder, self._where)
+            self._workers = [
+                stack.enter_context(_worker(command, self._folder / f"{command[0]}.log"))
+                for command in (stream, collect)
+            ]
+            self._scores = stack.enter_context(TopicReader(self._where, SCORES))
+            self._letters = stack.enter_context(TopicReader(self._where, DEAD_LETTERS))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End the workers, then the broker.
+
+        Raises:
+            StreamError: A worker ended with an error.
+        """
+        self._stack.__exit__(*error)  # type: ignore[arg-type]
+
+    def score(self, events: Sequence[KeyValue], *, version: int) -> dict[str, Answer]:
+        """The answers to events, by event id; a few come until this version answers, then all others.
+
+        After each thousand events comes one that cannot be scored.
+
+        Raises:
+            StreamError: The version does not answer in time, or not all events do.
+        """
+        answers: dict[str, Answer] = {}
+        few, sent = max(1, round(len(events) * TRICKLE_SHARE)), 0
+        while version not in {answer.version for answer in answers.values()}:
+            if sent:
+                time.sleep(TRICKLE_S)
+            if sent >= len(events) // 2:
+                raise self._trouble(f"version {version} does not answer")
+            count = self._send(events[sent : sent + few])
+            sent += count
+            self._take(answers, count)
+        self._send(events[sent:])
+        self._take(answers, len(events) - len(answers))
+        return answers
+
+    def click(self, clicks: Sequence[KeyValue]) -> None:
+        """Send clicks."""
+        append(self._where, CLICKS, clicks)
+        self.clicks += len(clicks)
+
+    def collected(self) -> None:
+        """Return when all answers and clicks are in the event log.
+
+        Raises:
+            StreamError: They are not in time.
+        """
+
+        def there() -> bool:
+            present = self.log.topics()
+            ends = {topic: sum(self.log.ends(topic).values()) if topic in present else 0 for topic in (SCORES, CLICKS)}
+            return ends == {SCORES: self.answered, CLICKS: self.clicks}
+
+        self._wait(there, "not everything is in the event log")
+
+    def dead_letters(self) -> int:
+        """How many events could not be scored."""
+        wanted = self.events - self.answered
+        return sum(1 for _ in self._letters.read(wanted, timeout_s=TIMEOUT_S))
+
+    def _send(self, events: Sequence[KeyValue]) -> int:
+        """Send events, and after each thousand of all one that cannot be scored; how many of the former."""
+        append(self._where, EVENTS, self._with_poison(events))
+        return len(events)
+
+    def _with_poison(self, events: Sequence[KeyValue]) -> Iterator[KeyValue]:
+        for event in events:
+            yield event
+            self.events += 1
+            if self.events % (POISON_EVERY + 1) == POISON_EVERY:
+                yield None, next(self._poison)
+                self.events += 1
+
+    def _take(self, answers: dict[str, Answer], count: int) -> None:
+        """Read so many answers more."""
+        found = 0
+        for record in self._scores.read(count, timeout_s=TIMEOUT_S):
+            answer = json.loads(record.value or b"")
+            answers[answer["event_id"]] = Answer(answer["version"], answer["score"], answer["shadow_score"])
+            found += 1
+        self.answered += found
+        if found < count:
+            raise self._trouble(f"{count - found:,} events have no answer")
+
+    def _wait(self, is_done: Callable[[], bool], trouble: str) -> None:
+        deadline_s = time.monotonic() + TIMEOUT_S
+        while not is_done():
+            if time.monotonic() > deadline_s:
+                raise self._trouble(trouble)
+            time.sleep(LOOK_S)
+
+    def _trouble(self, what: str) -> StreamError:
+        ended = [worker.args[3] for worker in self._workers if worker.poll() is not None]  # type: ignore[index]
+        who = f"streamfm {' and '.join(map(str, ended))} has ended" if ended else f"waited for {TIMEOUT_S:.0f} s"
+        return StreamError(f"{what}: {who}", hint=f"see {self._folder}/stream.log and collect.log")
+
+
+@contextmanager
+def _worker(command: Sequence[str], news: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A command of streamfm that runs beside this block, its news in a file; it ends with the block.
 
     Raises:
-        StreamError: The stream ended by itself, or not everything came through in time.
+        StreamError: It ended with an error, though nothing else was wrong.
     """
-    from connectors.dev_broker import DevBroker
-    from connectors.dev_topics import append, records
-    from streamfm.registry import Registry
-
-    values = list(_with_poison(_as_json(events)))
-    backlog, live = values[: len(values) // 2], values[len(values) // 2 :]
-    per_second = min(PER_SECOND, len(live) / LEAST_LIVE_S)
-    place = Path(model)
-    promotion = threading.Timer(len(live) / per_second / 2, Registry(place.parent).promote, [place.name, next_version])
-    with DevBroker({EVENTS: 4, SCORES: 4, DEAD_LETTERS: 1}) as broker:
-        where = broker.bootstrap_servers
-        append(where, EVENTS, backlog)
-        worker = subprocess.Popen([sys.executable, "-m", "streamfm.cli", *command_line(model, where)])
+    with news.open("wb") as file:
+        worker = subprocess.Popen([sys.executable, "-m", "streamfm.cli", *command], stdout=file, stderr=file)
         try:
-            early = list(records(where, SCORES, count=_scorable(backlog), timeout_s=TIMEOUT_S))
-            promotion.start()
-            append(where, EVENTS, live, per_second=per_second)
-            # The reader begins at the beginning again.
-            scores = list(records(where, SCORES, count=_scorable(values), timeout_s=TIMEOUT_S))
-            letters = list(records(where, DEAD_LETTERS, count=len(values) - _scorable(values), timeout_s=TIMEOUT_S))
-        finally:
-            promotion.cancel()
-            worker.send_signal(signal.SIGTERM)
+            yield worker
+            worker.terminate()
             code = worker.wait(TIMEOUT_S)
+        finally:
+            if worker.poll() is None:
+                worker.terminate()
+                _end(worker)
     if code:
-        raise StreamError(f"streamfm {' '.join(command_line(model, where))}: ended with exit code {code}")
-    return _flowed(len(values), per_second, early, scores, letters)
+        lines = news.read_text(encoding="utf-8", errors="replace").splitlines()[-_TOLD_LINES:]
+        said = "\n".join(f"  {line}" for line in lines)
+        raise StreamError(f"streamfm {command[0]}: ended with exit code {code}:\n{said}")
 
 
-def _flowed(
-    events: int, per_second: float, early: Sequence[Event], scores: Sequence[Event], letters: Sequence[Event]
-) -> Flowed:
-    import numpy as np
-
-    answers = [json.loads(record.value or b"") for record in scores]
-    scored_ms = np.array([datetime.fromisoformat(answer["scored_at"]).timestamp() * 1_000 for answer in answers])
-    event_ms = np.array([record.timestamp for record in scores])
-    ids_before = {json.loads(record.value or b"")["event_id"] for record in early}
-    came_before = np.array([answer["event_id"] in ids_before for answer in answers])
-    busy_s = np.ptp(scored_ms[came_before]) / 1_000
-    return Flowed(
-        events=events,
-        dead_letters=len(letters),
-        per_second=per_second,
-        versions=Counter(answer["version"] for answer in answers),
-        scores={answer["event_id"]: (answer["version"], answer["score"]) for answer in answers},
-        backlog_per_second=float(came_before.sum() / busy_s),
-        waited_ms=(scored_ms - event_ms)[~came_before],
-    )
-
-
-def _as_json(events: pa.Table) -> Iterator[KeyValue]:
-    for row in events.to_pylist():
-        yield row["event_id"].encode(), json.dumps(row, default=str).encode()
-
-
-def _with_poison(values: Iterator[KeyValue]) -> Iterator[KeyValue]:
-    """The events, and after each thousand one that cannot be scored."""
-    for number, value in enumerate(values):
-        yield value
-        if number % 1_000 == 999:
-            yield None, POISON[number // 1_000 % len(POISON)]
-
-
-def _scorable(values: Sequence[KeyValue]) -> int:
-    return sum(value not in POISON for _, value in values)
+def _end(worker: subprocess.Popen[bytes]) -> None:
+    try:
+        worker.wait(TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        worker.kill()
+        worker.wait()

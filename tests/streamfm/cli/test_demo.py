@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
+EVENTS, HOURS = 10_000, 4
+AN_HOUR = (EVENTS + EVENTS // 8) // 36
 TABLE = r"^[┌│├└].*\n"
 
 
@@ -18,7 +21,7 @@ TABLE = r"^[┌│├└].*\n"
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder where the demonstration stood, and what it printed."""
     folder = tmp_path_factory.mktemp("stand")
-    return folder, _streamfm(folder, "demo", "--events", "10000")
+    return folder, _streamfm(folder, "demo", "--events", str(EVENTS), "--hours", str(HOURS))
 
 
 def _streamfm(folder: Path, *arguments: str) -> str:
@@ -34,22 +37,36 @@ def test_the_printed_queries_run_as_printed(demo: tuple[Path, str]) -> None:
     queries = re.findall(r"^((?:WITH|SELECT) .*?)\n(?=┌)", asked, re.MULTILINE | re.DOTALL)
     assert 4 == len(queries)
     for query in queries:
-        again = _streamfm(folder, "sql", "demo/models/apps@champion", query)
+        again = _streamfm(folder, "sql", "demo/models/apps/1", query)
         tables = [re.findall(TABLE, text, re.MULTILINE) for text in (again, asked[asked.index(query) :])]
         assert tables[0], query
         assert tables[0] == tables[1][: len(tables[0])], query
 
 
-def test_every_event_of_the_stream_is_scored_or_a_dead_letter_and_a_version_takes_over(demo: tuple[Path, str]) -> None:
-    streamed = demo[1].partition("6. The same model on a stream")[2]
-    (events, scores, dead_letters, right) = re.findall(
-        r"([\d,]+) events in = ([\d,]+) scores \+ ([\d,]+) dead letters.*: (yes|NO)$", streamed, re.MULTILINE
-    )[0]
-    assert ("1,251", "1,250", "1", "yes") == (events, scores, dead_letters, right)
-    answered = re.findall(r"^│ apps/(\d) +│ +([\d,]+) │ +(\S+) │$", streamed, re.MULTILINE)
-    assert ["1", "2"] == [version for version, _, _ in answered]
-    assert 1_250 == sum(int(count.replace(",", "")) for _, count, _ in answered)
-    assert all(float(distance) <= 1e-6 for _, _, distance in answered)
+def test_the_loop_closes_and_its_books_balance(demo: tuple[Path, str]) -> None:
+    looped = demo[1].partition("6. The loop")[2].partition("Done in")[0]
+    rounds = re.findall(r"^\d\d:00 (\w+): ", looped, re.MULTILINE)
+    assert HOURS == len(rounds)
+    assert {"published"} == set(rounds) - {"refused"}
+    (events, scores, dead_letters), *_ = re.findall(
+        r"([\d,]+) events in = ([\d,]+) scores \+ ([\d,]+) dead letters.*: yes$", looped, re.MULTILINE
+    )
+    assert (f"{HOURS * AN_HOUR + 1:,}", f"{HOURS * AN_HOUR:,}", "1") == (events, scores, dead_letters)
+    assert 3 == len(re.findall(r": yes$", looped, re.MULTILINE)), looped
+    answered = re.findall(r"apps/(\d+): ([\d,]+)", looped.partition("what answered")[2].partition("log loss over")[0])
+    assert HOURS * AN_HOUR == sum(int(count.replace(",", "")) for _, count in answered)
+    assert len({version for version, _ in answered}) == 1 + rounds[:-1].count("published")
+
+
+def test_the_loop_leaves_a_log_a_picture_and_no_process(demo: tuple[Path, str]) -> None:
+    folder = demo[0] / "demo"
+    assert b"\x89PNG" == (folder / "loop.png").read_bytes()[:4]
+    monitored = _streamfm(
+        demo[0], *shlex.split("monitor demo/models/apps --log demo/log --impressions scores --window 15m --json")
+    )
+    assert HOURS * AN_HOUR > json.loads(monitored)["labels"]["labelled"] > (HOURS - 1) * AN_HOUR
+    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    assert [] == [command for command in commands if str(demo[0]).encode() in command]
 
 
 def test_the_explanation_is_rounded(demo: tuple[Path, str]) -> None:
