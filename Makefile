@@ -57,7 +57,7 @@ pytest: install  ## the tests alone, two files at a time; PYTEST_FLAGS="-k encod
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(PYTEST_FLAGS)
 
 faults: install  ## fault campaigns on genuine Kafka (../shared/kafka, Java): an hour
-	$(BIN)/pytest -m faults tests/connectors tests/faults $(PYTEST_FLAGS)
+	$(BIN)/pytest -m faults $(PYTEST_FLAGS)
 
 bench: install  ## every benchmark in turn; NAME=frappe for one
 	@set -e; for script in $(if $(NAME),benchmarks/$(NAME).py,$(sort $(wildcard benchmarks/[a-z]*.py))); do \

@@ -7,16 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from streamfm.errors import BundleError, DataError, RegistryError, StreamFMError
+from streamfm.errors import StreamFMError
 from streamfm.retraining.reports import RoundReport
 from streamfm.retraining.rounds import Retrainer
 
 log = logging.getLogger(__name__)
 
 Told = Callable[[RoundReport | StreamFMError], None]
-
-_PASSING = (BundleError, DataError, RegistryError)
-"""What may be mended while the service runs: a full disk, a log being written, an alias moved by hand."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +45,8 @@ def serve(
 ) -> None:
     """Round after round.
 
-    An error of a round is told, and the next round tries anew: nothing was published, and nothing is left out.
+    An error of a round is told, and the next round tries anew: it may be mended meanwhile (a full disk, a segment that is
+    missing), nothing was published, and nothing is left out.
 
     Args:
         retrainer: Makes them.
@@ -63,7 +61,7 @@ def serve(
         try:
             told(retrainer.round())
             errors = 0
-        except _PASSING as error:
+        except StreamFMError as error:
             told(error)
             errors += 1
         if wait(pace.wait_s(clock() - began, errors)):
