@@ -73,7 +73,7 @@ class FineTuneSettings:
     replay_ratio: float = 1.0
     replay_weight: float = 0.5
     replay_max_age_s: float | None = None
-    dropout: float | None = 0.4
+    dropout: float | None = None
     batch_statistics: Literal["update", "keep"] = "update"
     l2: float = 1e-6
     gradient_norm: float = 10.0
