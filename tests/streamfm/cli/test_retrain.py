@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -27,8 +28,6 @@ ROUND = ("--impressions", "shown/*.parquet", "--clicks", "clicks/*.parquet", "--
 @pytest.fixture
 def shop(folder: Path, streamfm: Any) -> Path:
     """models/fresh/1 of a log that goes on in shown/ and clicks/."""
-    import numpy as np
-
     events = AppStore(seed=3, users=100, apps=20).events(4_000, random=np.random.default_rng(1), days=8)
     events = events.drop_columns(["true_probability"])
     pq.write_table(events.slice(0, 3_000), "past.parquet")
@@ -131,3 +130,37 @@ def test_the_defaults_in_the_help_are_those_of_the_settings(streamfm: Any) -> No
         for name in names:
             assert float(told[name]) == getattr(settings, name.replace("-", "_")), name
     assert float(told["hold-out"]) == RetrainSettings().window_share
+
+
+def test_a_log_is_learnt_by_offsets_and_what_is_damaged_in_it_is_named(shop: Path, streamfm: Any) -> None:
+    from connectors.parquet_log import EventLog
+
+    log, shown = EventLog("log"), pq.read_table("shown/0.parquet")
+    log.append("clicks", pq.read_table("clicks/0.parquet"), kind="clicks")
+    log.append("impressions", shown.slice(0, 700))
+    assert streamfm("retrain", "models/fresh", "--log", "log", *ROUND[4:]).code == 0
+    # These come late, with times that the first round has closed.
+    late = shown.slice(0, 200).set_column(0, "event_id", pa.array([f"late-{number}" for number in range(200)]))
+    assert shown.column_names[0] == "event_id"
+    log.append("impressions", pa.concat_tables([late, shown.slice(700)]))
+
+    done = streamfm("retrain", "models/fresh", "--log", "log", *ROUND[4:], "--json", "--hold-out", "0.3")
+
+    found = json.loads(done.out)
+    facts: Any = Registry("models").show("fresh", 2).manifest.training
+    before, after = facts["position"], found["position"]
+    (shard,) = [name for name in after["offsets"] if name.startswith("impressions")]
+    assert [ends["offsets"][shard] for ends in (before, after)] == [700, 1_200]
+    # All that has closed, the late ones among it, without what the first round has learnt.
+    times = pa.concat_tables([shown.slice(0, 700), late, shown.slice(700)])["ts"].to_numpy()
+    until = np.datetime64(before["closed_until"].rstrip("Z"))
+    closes = min(shown["ts"].to_numpy().max(), pq.read_table("clicks/0.parquet")["ts"].to_numpy().max())
+    new = (np.arange(1_200) >= 700) | (times >= until)
+    assert found["rows"]["learnt"] + found["rows"]["window"] == (new & (times < closes - np.timedelta64(30, "m"))).sum()
+
+    segment = max(Path("log").rglob("impressions-*.parquet"))
+    segment.write_bytes(segment.read_bytes()[:-100])
+    refused = streamfm("retrain", "models/fresh", "--log", "log", *ROUND[4:])
+    assert refused.code == 1
+    assert segment.name in refused.err
+    assert streamfm("retrain", "models/fresh", "--log", "log", *ROUND[4:], "--skip-damaged").code == 0
