@@ -1,0 +1,100 @@
+"""What does retraining on 1 % new rows cost, beside full training on everything?
+
+A simulated log of impressions and clicks (300,000 rows in 28 days, 20,000 users, 600 apps) as two tables. Its first
+99 % train a model, by `streamfm.train` and its defaults (factors 32, 400-400-400, until validation stops improving),
+and are published. Then the last 1 % arrives, and a `Retrainer` that has opened nothing yet makes one round: label join
+over the whole log, fine-tuning with as many replayed rows, export of both networks with their proof, gate, publication.
+
+Limit: the time of the full training, of 1 % fewer rows than everything. Goal: at most .05 of it.
+
+Traps: full training needs no label join here, which favours it; libraries are imported and kernels compiled before
+either is timed, by a small training and a small round; a round that the gate refuses exports, too, and only does not
+publish, so its outcome is printed; both use the same number of threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from datetime import UTC, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from _report import report
+from progressive_drift import SPEC
+
+from streamfm.features import FeatureSpec
+from streamfm.labels import LabelSettings
+from streamfm.pipeline import PipelineSettings, train
+from streamfm.registry import CHAMPION, Registry
+from streamfm.retraining import Retrainer, RetrainSettings, RoundReport, Tables
+from streamfm.settings import TrainSettings
+from streamfm.testing import simulate_events
+
+NEW_SHARE, GOAL = 0.01, 0.05
+
+
+class Log:
+    """Impressions and clicks in two folders."""
+
+    def __init__(self, folder: Path) -> None:
+        """Empty."""
+        self.shown, self.clicks, self._files = folder / "shown", folder / "clicks", 0
+        for place in (self.shown, self.clicks):
+            place.mkdir(parents=True)
+
+    def append(self, events: pa.Table) -> None:
+        """Write the impressions, and a click at the very time of each that was clicked."""
+        clicks = events.filter(pc.equal(events["clicked"], 1)).select(["event_id", "ts"])
+        name = f"{self._files:06d}.parquet"
+        pq.write_table(events.drop_columns(["clicked", "true_probability"]), self.shown / name)
+        pq.write_table(clicks, self.clicks / name)
+        self._files += 1
+
+    def feed(self) -> Tables:
+        """All of it."""
+        return Tables(f"FROM '{self.shown}/*.parquet'", f"FROM '{self.clicks}/*.parquet'")
+
+
+def measure(rows: int, settings: PipelineSettings, folder: Path) -> tuple[float, float, RoundReport]:
+    """Seconds of full training and of one round, and what came of the round."""
+    events = simulate_events(rows, seed=7, users=max(100, rows // 15), apps=600)
+    known = round(rows * (1 - NEW_SHARE))
+    spec, log, registry = FeatureSpec.from_toml(SPEC), Log(folder), Registry(folder / "models")
+    registry.root.mkdir()
+    log.append(events.slice(0, known))
+    began = time.perf_counter()
+    train(spec, events.slice(0, known), registry.root / "new", settings=settings)
+    full_s = time.perf_counter() - began
+    registry.publish(registry.root / "new", "ctr", alias=CHAMPION)
+    log.append(events.slice(known))
+    later = (events["ts"][-1].as_py().replace(tzinfo=UTC) + timedelta(days=1)).timestamp()
+    how = RetrainSettings(labels=LabelSettings(window_s=0.0))
+    began = time.perf_counter()
+    with Retrainer(registry, "ctr", log.feed(), how, clock=lambda: later) as retrainer:
+        found = retrainer.round()
+    return full_s, time.perf_counter() - began, found
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--rows", type=int, default=300_000)
+    arguments.add_argument("--threads", type=int, default=2)
+    options = arguments.parse_args()
+    training = TrainSettings(threads=options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        warm = TrainSettings(threads=options.threads, max_epochs=1)
+        measure(12_000, PipelineSettings(training=warm, name="ctr"), Path(folder) / "warm-up")
+        full_s, round_s, found = measure(
+            options.rows, PipelineSettings(training=training, name="ctr"), Path(folder) / "log"
+        )
+    stages = ", ".join(f"{name} {value:.2f}" for name, value in found.seconds.items())
+    print(f"full training {full_s:.1f} s; round {found.outcome}, {round_s:.2f} s ({stages}), {dict(found.rows)}")
+    report("retrain_cost", round_s / full_s, "of full training", goal=f"<= {GOAL}", higher_is_better=False)
+
+
+if __name__ == "__main__":
+    main()
