@@ -14,7 +14,7 @@ from streamfm.data.sources import Source, SourceLike
 from streamfm.errors import DataError
 from streamfm.features import Input
 from streamfm.labels.counting import LabelCounts, count_all, count_before, match_new, match_past
-from streamfm.labels.drawing import DRAW, NEGATIVES_SEED, add_draw
+from streamfm.labels.drawing import add_draw
 from streamfm.labels.heads import SECOND_US, Head, close, look_at
 from streamfm.labels.health import Refusal, judge_counts, judge_heads
 from streamfm.labels.history import draw_history
@@ -110,7 +110,7 @@ def closed_labels(
     """
     limit_us = None if now is None else microseconds(now + timedelta(seconds=settings.future_s))
     with connected(threads=threads, memory_limit=memory_limit, folder=folder) as (connection, spill):
-        add_draw(connection, DRAW, NEGATIVES_SEED)
+        add_draw(connection)
         shown = Log(
             source_of(impressions, "impressions", connection, inputs), settings.impression_id, settings.impression_time
         )

@@ -133,15 +133,13 @@ def _clicked(join: Join, place: str) -> int:
 def count_all(join: Join, before: tuple[int, int]) -> LabelCounts:
     """The accounting of a round whose rows are in `LABELLED`, and their clicks matched."""
     head, closed_us = join.impressions, join.closing.closed_us
-    narrow = f"SELECT {ID}, {US}, {READ} FROM ({join.new()})"
-    with_both, still_open = join.source.execute(
-        f"SELECT count(*), count(*) FILTER ({US} >= {closed_us}) FROM ({narrow})"
-    )[0]
+    open_rows = join.shown(f"NOT {READ} AND {US} >= {closed_us}", from_us=closed_us)
+    still_open = join.source.execute(f"SELECT count(*) FROM ({open_rows})")[0][0]
     copies = 0
     if join.has_copies:
         left_out = f"{RANK} > 1 AND NOT {READ} AND {US} < {closed_us}"
         copies = join.source.execute(f"SELECT count(*) FROM {COPIES} WHERE {left_out}")[0][0]
-    closed = with_both - still_open - copies
+    closed = join.identified - still_open - copies
     rows, positives, again = join.source.execute(
         f"SELECT count(*) FILTER ({STATE} IS NULL OR {STATE} > {SAMPLED_OUT}), count(*) FILTER ({STATE} = {POSITIVE}), "
         f"count(*) FILTER ({STATE} = {AGAIN}) FROM {LABELLED}"
@@ -149,7 +147,7 @@ def count_all(join: Join, before: tuple[int, int]) -> LabelCounts:
     return LabelCounts(
         impressions=head.new,
         without_time=head.without_time,
-        without_id=max(0, head.new - head.without_time - head.future - with_both),
+        without_id=max(0, head.new - head.without_time - head.future - join.identified),
         future=head.future,
         open=still_open,
         duplicates=copies,

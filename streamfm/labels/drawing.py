@@ -11,21 +11,25 @@ from streamfm.encoder.vocabulary import hash_texts
 from streamfm.labels.settings import LabelSettings
 
 DRAW = "streamfm_draw"
-"""SQL function that says which negatives are kept."""
-
-REPLAY_DRAW = "streamfm_replay_draw"
-"""SQL function that says which rows of the past are replayed."""
+"""SQL function of a text and a seed, UBIGINT: the text's XXH64."""
 
 NEGATIVES_SEED = 0x6E656761
+"""Of the draw that says which negatives are kept."""
 
 
-def add_draw(connection: duckdb.DuckDBPyConnection, name: str, seed: int) -> None:
-    """Register a function of texts: their XXH64 with a seed, as UBIGINT."""
+def add_draw(connection: duckdb.DuckDBPyConnection) -> None:
+    """Register `DRAW`."""
 
-    def draw(texts: pa.ChunkedArray) -> pa.Array:
-        return pa.array(hash_texts(texts.combine_chunks(), np.uint64(seed % 2**64)))
+    def draw(texts: pa.ChunkedArray, seeds: pa.ChunkedArray) -> pa.Array:
+        # One seed a query.
+        return pa.array(hash_texts(texts.combine_chunks(), np.uint64(seeds[0].as_py())))
 
-    connection.create_function(name, draw, ["VARCHAR"], "UBIGINT", type=ARROW, null_handling=SPECIAL)
+    connection.create_function(DRAW, draw, ["VARCHAR", "UBIGINT"], "UBIGINT", type=ARROW, null_handling=SPECIAL)
+
+
+def drawn(identity: str, seed: int) -> str:
+    """SQL of a number that looks random, of an id."""
+    return f"{DRAW}(CAST({identity} AS VARCHAR), {seed % 2**64}::UBIGINT)"
 
 
 def threshold(share: float) -> int:
@@ -37,4 +41,4 @@ def kept(settings: LabelSettings, identity: str) -> str:
     """SQL that is true of the ids whose negatives are kept."""
     if settings.negative_share == 1:
         return "true"
-    return f"{DRAW}(CAST({identity} AS VARCHAR)) < {threshold(settings.negative_share)}"
+    return f"{drawn(identity, NEGATIVES_SEED)} < {threshold(settings.negative_share)}"

@@ -9,7 +9,7 @@ import math
 
 from streamfm.data.sources import Source
 from streamfm.expressions import quoted
-from streamfm.labels.drawing import REPLAY_DRAW, add_draw, kept
+from streamfm.labels.drawing import drawn, kept
 from streamfm.labels.joining import Join, kind_weight
 from streamfm.labels.logs import OFFSET, PARTITION
 from streamfm.labels.names import ID, RANK, READ, ROW, US, WEIGHT
@@ -27,8 +27,7 @@ def draw_history(join: Join, rows: int, *, seed: int, from_us: int | None) -> So
         from_us: No earlier ones.
     """
     source, log = join.source, join.impressions.log
-    add_draw(source.connection, REPLAY_DRAW, seed)
-    draw = f"{REPLAY_DRAW}(CAST({ID} AS VARCHAR))"
+    draw = drawn(ID, seed)
     past = join.shown(READ, from_us=-(2**62) if from_us is None else from_us)
     # Negatives that were sampled out are drawn, too; so many more are drawn at first.
     most = math.ceil(rows / join.settings.negative_share)
@@ -58,5 +57,7 @@ def _clicks(join: Join) -> str:
     """SQL of the clicks on the rows drawn."""
     log, weight = join.clicks.log, kind_weight(join.settings, join.clicks.log)
     there = f"{join.clicks.rows(join.closing.limit_us)} AND {log.us} < {join.closing.clicks_us}"
-    drawn = f"{join.casts[1]} IN (SELECT id FROM {_DRAWN})"
-    return log.source.select(f"{join.casts[1]} AS id, {log.us} AS us, {weight} AS weight", f"WHERE {there} AND {drawn}")
+    wanted = f"{join.casts[1]} IN (SELECT id FROM {_DRAWN})"
+    return log.source.select(
+        f"{join.casts[1]} AS id, {log.us} AS us, {weight} AS weight", f"WHERE {there} AND {wanted}"
+    )

@@ -30,7 +30,7 @@ from streamfm.labels.names import (
     US,
     WEIGHT,
 )
-from streamfm.labels.repeats import hash_parts, repeated
+from streamfm.labels.repeats import Hashes, hash_parts, repeated
 from streamfm.labels.settings import LabelSettings
 
 _ROWS = 1 << 17
@@ -83,6 +83,27 @@ class Join:
         """The impressions that were not read before; parts of files that hold none are skipped."""
         return self.shown(f"NOT {READ} AND {condition}", from_us=self.impressions.first_new_us)
 
+    @property
+    def identified(self) -> int:
+        """How many new impressions have an id and a time and are not of the future."""
+        return self._repeated[1]
+
+    @cached_property
+    def _repeated(self) -> tuple[Hashes, int]:
+        """The hashes that come more than once among the ids of new and read impressions, and `identified`."""
+        execute, most, those = self.source.execute, self.impressions.new, "true"
+        if self.impressions.before is not None:
+            execute(f"CREATE TABLE {NEW} AS SELECT {ID} AS id FROM ({self.new()})")
+            those = f"{ID} IN (SELECT id FROM {NEW})"
+            most = execute(f"SELECT count(*) FROM ({self.shown(those)})")[0][0]
+        parts = [self.shown(f"{those} AND {part}") for part in hash_parts(f"hash({ID})", most)]
+        batches = (self.source.batches(f"SELECT hash({ID}) FROM ({part})", _ROWS) for part in parts)
+        found = [repeated(part, most) for part in batches]
+        rows = sum(rows for _, rows in found)
+        if self.impressions.before is not None:
+            rows = execute(f"SELECT count(*) FROM {NEW}")[0][0]
+        return np.concatenate([hashes for hashes, _ in found]), rows
+
     @cached_property
     def has_copies(self) -> bool:
         """Whether an id of a new impression is there more than once.
@@ -90,16 +111,7 @@ class Join:
         All rows with such an id are then in `COPIES`, by `RANK`: 1 is the one that counts, which is one that was read
         before, else the first. (An id whose hash another one has is there, too, and is the first of its own.)
         """
-        execute, most, those = self.source.execute, self.impressions.new, "true"
-        if self.impressions.before is not None:
-            execute(f"CREATE TABLE {NEW} AS SELECT {ID} AS id FROM ({self.new()})")
-            those = f"{ID} IN (SELECT id FROM {NEW})"
-            most = execute(f"SELECT count(*) FROM ({self.shown(those)})")[0][0]
-        again = [
-            repeated(self.source.batches(f"SELECT hash({ID}) FROM ({self.shown(f'{those} AND {part}')})", _ROWS), most)
-            for part in hash_parts(f"hash({ID})", most)
-        ]
-        hashes = np.concatenate(again)
+        execute, hashes = self.source.execute, self._repeated[0]
         if not len(hashes):
             return False
         self.source.connection.register("streamfm_again", pa.table({"hash": hashes}))
@@ -110,15 +122,6 @@ class Join:
             f"WHERE hash({ID}) IN (SELECT hash FROM streamfm_again)"
         )
         return True
-
-    def once(self) -> str:
-        """The impressions that are new and closed, each id once."""
-        closed = f"{US} < {self.closing.closed_us}"
-        if not self.has_copies:
-            return self.new(closed)
-        others = f"SELECT {ROW}.* FROM ({self.new(closed)}) {ROW} ANTI JOIN {COPIES} c ON {ROW}.{ID} = c.{ID}"
-        first = f"SELECT * EXCLUDE ({RANK}) FROM {COPIES} WHERE {RANK} = 1 AND NOT {READ} AND {closed}"
-        return f"{others} UNION ALL ({first})"
 
     def gather_clicks(self) -> None:
         """Fill `CLICKS` and `CLICKS_BY_ID`."""
@@ -132,9 +135,13 @@ class Join:
             f"CREATE TABLE {CLICKS} AS SELECT {self.casts[1]} AS id, {log.us} AS us, {WEIGHT} AS weight, "
             f"{head.is_read} AS read FROM ({rows}) WHERE {kept}"
         )
+        all_ids = f"SELECT id, us, weight, false AS copied FROM {CLICKS}"
+        if self.has_copies:
+            all_ids += f" UNION ALL SELECT {ID}, NULL, NULL, true FROM {COPIES} WHERE {RANK} = 1"
         self.source.execute(
             f"CREATE TABLE {CLICKS_BY_ID} AS SELECT id, min(us) AS first, max(us) AS last, max(weight) AS weight, "
-            f"CASE WHEN count(*) > 1 THEN list({{'us': us, 'weight': weight}}) END AS clicks FROM {CLICKS} GROUP BY id"
+            f"CASE WHEN count(us) > 1 THEN list({{'us': us, 'weight': weight}}) END AS clicks, "
+            f"bool_or(copied) AS copied FROM ({all_ids}) GROUP BY id"
         )
 
     def labelled(self, *, in_order: bool, click_rate: float = 0.0) -> str:
@@ -146,10 +153,13 @@ class Join:
         """
         settings = self.settings
         state = f"CASE WHEN {WEIGHT} IS NOT NULL THEN 1 WHEN {kept(settings, f's.{ID}')} THEN 0 ELSE {SAMPLED_OUT} END"
-        joined = (
-            f"SELECT s.*, {self.weight('s', 'c')} AS {WEIGHT}, {state} AS {STATE}, c.id IS NOT NULL AS {RANK} "
-            f"FROM ({self.once()}) s LEFT JOIN {CLICKS_BY_ID} c ON s.{ID} = c.id"
-        )
+        wanted = f"s.*, {self.weight('s', 'c')} AS {WEIGHT}, {state} AS {STATE}, c.last IS NOT NULL AS {RANK}"
+        clicks = f"LEFT JOIN {CLICKS_BY_ID} c ON s.{ID} = c.id"
+        closed = f"{US} < {self.closing.closed_us}"
+        joined = f"SELECT {wanted} FROM ({self.new(closed)}) s {clicks}"
+        if self.has_copies:
+            first = f"SELECT * EXCLUDE ({RANK}) FROM {COPIES} WHERE {RANK} = 1 AND NOT {READ} AND {closed}"
+            joined += f" WHERE c.copied IS NOT TRUE UNION ALL SELECT {wanted} FROM ({first}) s {clicks}"
         if settings.late_positives and self.impressions.before is not None:
             joined += f" UNION ALL {late_rows(self.shown(READ), settings, self.score, click_rate)}"
         has_offsets = self.impressions.log.has_offsets
@@ -167,7 +177,7 @@ class Join:
         last = f"{s} + {self.reach_us}"
         among = f"[{CLICK}.weight FOR {CLICK} IN {c}.clicks IF {CLICK}.us BETWEEN {s} AND {last}]"
         return (
-            f"CASE WHEN {c}.first >= {s} AND {c}.last <= {last} THEN {c}.weight "
+            f"CASE WHEN {c}.last IS NULL THEN NULL WHEN {c}.first >= {s} AND {c}.last <= {last} THEN {c}.weight "
             f"WHEN {c}.last < {s} OR {c}.first > {last} THEN NULL ELSE list_max({among}) END"
         )
 

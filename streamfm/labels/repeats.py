@@ -47,16 +47,18 @@ class HashSet:
         return again[: _add(self._slots, hashes, again)]
 
 
-def repeated(batches: Iterable[pa.RecordBatch], most: int) -> Hashes:
-    """The hashes that come more than once in the first columns of batches, each once.
+def repeated(batches: Iterable[pa.RecordBatch], most: int) -> tuple[Hashes, int]:
+    """The hashes that come more than once in the first columns of batches, each once, and the number of rows.
 
     Args:
         batches: With a column of uint64, without NULL.
         most: Rows at most.
     """
-    seen = HashSet(min(most, MOST_HASHES + MOST_HASHES // 16))
-    again = [seen.add(batch.column(0).to_numpy()) for batch in batches]
-    return np.unique(np.concatenate([np.empty(0, np.uint64), *again]))
+    seen, again, rows = HashSet(min(most, MOST_HASHES + MOST_HASHES // 16)), [np.empty(0, np.uint64)], 0
+    for batch in batches:
+        again.append(seen.add(batch.column(0).to_numpy()))
+        rows += batch.num_rows
+    return np.unique(np.concatenate(again)), rows
 
 
 def hash_parts(hashed: str, most: int) -> list[str]:
