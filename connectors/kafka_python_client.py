@@ -62,7 +62,7 @@ class KafkaPythonClient:
     def sizes(self, topics: Sequence[str]) -> Mapping[str, int]:
         """See `kafka_check.Inspector`."""
         with translating("asking for the topics' settings"):
-            admin = kafka.KafkaAdminClient(**self._admin_config())
+            admin = self._open_admin()
             try:
                 asked = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
                 found = admin.describe_configs(asked, config_filter="all")["topic"]
@@ -91,15 +91,16 @@ class KafkaPythonClient:
 
     def _described(self, topics: Sequence[str]) -> tuple[str, list[dict[str, Any]]]:
         """The cluster's id, and what it says of topics."""
-        admin = kafka.KafkaAdminClient(**self._admin_config())
+        admin = self._open_admin()
         try:
             return admin.describe_cluster()["cluster_id"], admin.describe_topics(list(topics))
         finally:
             admin.close()
 
-    def _admin_config(self) -> dict[str, Any]:
+    def _open_admin(self) -> Any:
         known = kafka.KafkaAdminClient.DEFAULT_CONFIG
-        return {name: value for name, value in self._consumer_config.items() if name in known}
+        config = {name: value for name, value in self._consumer_config.items() if name in known}
+        return _opened(kafka.KafkaAdminClient, config, self._settings)
 
     def open_producer(self) -> KafkaPythonProducer:
         """See `Client`."""

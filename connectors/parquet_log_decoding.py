@@ -184,6 +184,8 @@ def _array(values: list[Any], item: Input, kind: pa.DataType) -> pa.Array:
     Raises:
         DataError: One of them is none of its type; so do Arrow's errors.
     """
+    if values and values[0] is None and values.count(None) == len(values):
+        return pa.nulls(len(values), kind)
     if item.is_temporal and not item.is_list:
         return _instants(values, item, kind)
     array = to_array(values, item)

@@ -12,6 +12,7 @@ next writer removes, and the rows are read again; between 3 and 4, the name or n
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
@@ -29,6 +30,9 @@ ROW_GROUP_ROWS = 122_880
 """As DuckDB's own: what one of its threads reads at a time."""
 
 Use = Literal["collect", "upkeep"]
+
+# Arrow writes without Python's lock: meanwhile the next records are read.
+_BESIDE = ThreadPoolExecutor(1, thread_name_prefix="streamfm-parquet")
 
 _SUFFIX = ".partial"
 
@@ -57,6 +61,7 @@ class SegmentWriter:
         self._folder, self._topic, self._partition = folder, topic, partition
         self._temporary = folder / f"{_prefix(topic, partition, use)}{files.token()}{_SUFFIX}"
         self._waiting: list[pa.Table] = []
+        self._pending: Future[None] | None = None
         self._waiting_rows = self.rows = self.waiting_bytes = 0
         with told(str(self._temporary)):
             self._file = self._temporary.open("xb")
@@ -68,7 +73,7 @@ class SegmentWriter:
         return self._file.tell()
 
     def add(self, table: pa.Table) -> None:
-        """Step 1: take rows, and write those that fill row groups.
+        """Step 1: take rows, and begin to write those that fill row groups; what goes wrong, a later call tells.
 
         Raises:
             StreamError: The disk is full, or the system's error; nothing of the segment counts.
@@ -105,6 +110,7 @@ class SegmentWriter:
             raise StreamError(f"{path.name}: an empty range")
         self.flush()
         with self._told():
+            self._settle()
             self._writer.close()
             self._file.close()
             files.fsync_file(self._temporary)
@@ -114,6 +120,8 @@ class SegmentWriter:
 
     def abandon(self) -> None:
         """Let go of what was written; never raises."""
+        with suppress(OSError, pa.ArrowException):
+            self._settle()
         with suppress(OSError, pa.ArrowException):
             self._writer.close()
         with suppress(OSError):
@@ -126,7 +134,14 @@ class SegmentWriter:
         rest = table.slice(rows)
         self._waiting, self._waiting_rows, self.waiting_bytes = [rest], rest.num_rows, rest.nbytes
         with self._told():
-            self._writer.write_table(table.slice(0, rows), row_group_size=ROW_GROUP_ROWS)
+            self._settle()
+            self._pending = _BESIDE.submit(self._writer.write_table, table.slice(0, rows), ROW_GROUP_ROWS)
+
+    def _settle(self) -> None:
+        """Wait for the row group that is being written; raises what went wrong with it."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
 
     @contextmanager
     def _told(self) -> Iterator[None]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +172,17 @@ def test_sigterm_puts_what_was_read_into_the_log_and_a_second_collector_is_refus
     assert list(range(COUNT)) == numbers(log, topics.events)
 
 
+@pytest.fixture
+def collected(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Sockets that kafka-python leaves to the garbage collection are collected while warnings of them are ignored."""
+    caplog.set_level(logging.CRITICAL, "kafka")
+    yield
+    gc.collect()
+
+
 @pytest.mark.faults
+@pytest.mark.usefixtures("collected")
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_broker_that_is_killed_and_comes_back_costs_nothing(
     own_brokers: Callable[..., Any], make_bench: Callable[[str], Bench], tmp_path: Path
 ) -> None:
@@ -188,7 +200,7 @@ def test_a_broker_that_is_killed_and_comes_back_costs_nothing(
         bench.until(lambda: bool(list(tmp_path.rglob("*.parquet"))))
         brokers.call("kill")
         time.sleep(3.0)
-        brokers.call("start")
+        brokers.call("resume")
         bench.produce([shown(number) for number in range(COUNT, 2 * COUNT)])
         bench.until(lambda: 2 * COUNT == len(numbers(tmp_path, bench.events)))
     finally:
