@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import time
 from datetime import datetime, timedelta
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 SEED = 7
 NAME, EPOCHS = "apps", 12
 DAYS, TEST_DAYS = 28.0, 2.0
-TURNED_PER_DAY, NEWCOMER_SHARE = 3.0, 0.2
+NEWCOMER_SHARE = 0.2
 # The development broker keeps no more than a few megabytes.
 MOST_AN_HOUR = 10_000
 
@@ -93,7 +94,7 @@ def demo(folder: Path, events: int, hours: int) -> None:
         seed=SEED,
         users=2_000,
         apps=100,
-        drift_per_day=TURNED_PER_DAY,
+        drift_per_day=math.pi,
         newcomer_share=NEWCOMER_SHARE,
         growth_days=hours / 24,
         still_days=DAYS + TEST_DAYS,
@@ -263,10 +264,10 @@ def _live(folder: Path, store: AppStore, version: int, first_event: int, hours: 
 
     model, frozen, where = f"{folder}/models/{NAME}", f"{folder}/models/{NAME}/{version}", "127.0.0.1:PORT"
     output.print(
-        "From here on the store changes as fast as others do in months: every app turns by"
-        f" {TURNED_PER_DAY:g} radians a day towards what another one is; {NEWCOMER_SHARE:.0%} of users and apps arrive,"
-        f" evenly over {hours} hours. Clicks come {CLICK_DELAY_S / 60:g} minutes after their impressions, in the mean."
-        " The first version, frozen, answers every event, too."
+        "From here on the store changes as fast as others do in years: within twelve hours every app turns into what"
+        f" another one was (drift_per_day=pi), and {NEWCOMER_SHARE:.0%} of the users and apps arrive, evenly over"
+        f" {hours} hours. Clicks come {CLICK_DELAY_S / 60:g} minutes after their impressions, in the mean. The first"
+        " version, frozen, answers every event, too."
     )
     keep = [item.name for item in FeatureSpec.load(folder / "features.toml").inputs]
     for command in (

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from streamfm.evaluation import log_loss
 from streamfm.evaluation.calibration import calibration
 from streamfm.finetuning import FineTuneSettings
 from streamfm.labels import LabelCounts, LabelSettings, closed_labels
-from streamfm.registry import Registry
+from streamfm.registry import CHAMPION, Registry
 from streamfm.retraining import Retrainer, RetrainSettings, RoundReport
 from streamfm.scoring import Scorer, load
 
@@ -168,28 +168,21 @@ def live(
     """
     registry, model = Registry(folder / "models"), f"{folder}/models/{name}"
     scorer = load(f"{model}/{frozen}")
-    log = folder / "log"
     # Of an earlier run, whose broker is gone.
-    shutil.rmtree(log, ignore_errors=True)
-    source = LabelSource(log=log, impressions=SCORES, clicks=CLICKS, skip_damaged=False)
+    shutil.rmtree(folder / "log", ignore_errors=True)
+    source = LabelSource(log=folder / "log", impressions=SCORES, clicks=CLICKS, skip_damaged=False)
     settings = RetrainSettings(labels=LabelSettings(window_s=WINDOW_S), tuning=TUNING)
-    lived: list[LivedHour] = []
-    now = [0.0]
     keep = [item.name for item in scorer.spec.inputs]
     with (
         LiveStream(folder, model, f"{model}/{frozen}", keep) as stream,
-        Retrainer(registry, name, source.feed(), settings, clock=lambda: now[0]) as retrainer,
+        Retrainer(registry, name, source.feed(), settings, clock=world.clock) as retrainer,
     ):
-        for _ in range(hours):
-            hour = world.hour()
-            answers = stream.score(hour.messages(), version=registry.current(name, "champion"))
-            stream.click(world.clicks(hour.end))
-            stream.collected()
-            now[0] = hour.end.timestamp()
-            lived.append(LivedHour(hour=hour, answers=answers, report=retrainer.round()))
-            told(lived[-1])
+        lived = []
+        for one in _hours(stream, retrainer, world, hours, lambda: registry.current(name, CHAMPION)):
+            told(one)
+            lived.append(one)
         dead_letters = stream.dead_letters()
-    labels = LabelSettings(window_s=WINDOW_S, impression_id=scorer.spec.event_id, label=scorer.spec.label)
+    labels = replace(settings.labels, impression_id=scorer.spec.event_id, label=scorer.spec.label)
     with source.feed().relations() as both, closed_labels(both.impressions, both.clicks, labels) as closed:
         counts = closed.counts
     books = Books(
@@ -203,6 +196,23 @@ def live(
         learnt_expected=world.shown_before(_trained_until(lived)),
     )
     return Lived(hours=lived, curves=_curves(lived, scorer), books=books)
+
+
+def _hours(
+    stream: LiveStream, retrainer: Retrainer, world: SimulatedHours, hours: int, champion: Callable[[], int]
+) -> Iterator[LivedHour]:
+    """Each hour when it is over: its events scored, its clicks sent, both collected, and the model retrained."""
+    following = world.hour()
+    messages = following.messages()
+    for left in reversed(range(hours)):
+        hour, answers = following, stream.score(messages, version=champion())
+        stream.click(world.clicks())
+        stream.collected()
+        if left:
+            # Before the round, so that the next events come while the new version is loaded.
+            following = world.hour()
+            messages = following.messages()
+        yield LivedHour(hour=hour, answers=answers, report=retrainer.round())
 
 
 def _trained_until(lived: Sequence[LivedHour]) -> datetime:

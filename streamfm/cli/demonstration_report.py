@@ -47,7 +47,7 @@ def tell(lived: Lived, name: str, frozen: int, png: Path) -> None:
         output.print(f"the same as a picture: {png}")
     else:
         output.print("for the same as a picture: pip install 'streamfm[plot]'")
-    _balance(lived.books)
+    check(lived.books)
 
 
 _PANELS = {
@@ -79,7 +79,12 @@ def _rows(lived: Lived, name: str) -> list[tuple[str, ...]]:
     return rows
 
 
-def _balance(books: Books) -> None:
+def check(books: Books) -> None:
+    """Tell of all that must be equal whether it is.
+
+    Raises:
+        StreamError: Something is not.
+    """
     wrong = []
     for line, holds in books.lines():
         output.print(f"{line}: {'yes' if holds else 'NO'}")

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -32,7 +32,8 @@ POISON_EVERY = 1_000
 TIMEOUT_S = 60.0
 # While a new version is waited for, events come by so small a share of the hour's, and so far apart.
 TRICKLE_SHARE, TRICKLE_S = 0.002, 0.1
-LOOK_S = 0.05
+END_S = 10.0
+_LOOK_S, _EXTRA_S = 0.1, 0.5
 _TOLD_LINES = 12
 # This broker answers no fetch before its time is over, however much there is.
 _CLIENT = ("--client", "confluent", "--kafka", "fetch.wait.max.ms=10")
@@ -95,10 +96,10 @@ class LiveStream:
             self._where = broker.bootstrap_servers
             stream = [*stream_command(self._model, self._frozen, self._keep, self._where), "--parent", str(os.getpid())]
             collect = collect_command(self._model, self.log.folder, self._where)
-            self._workers = [
-                stack.enter_context(_worker(command, self._folder / f"{command[0]}.log"))
+            self._workers = {
+                command[0]: stack.enter_context(_worker(command, self._folder / f"{command[0]}.log"))
                 for command in (stream, collect)
-            ]
+            }
             self._scores = stack.enter_context(TopicReader(self._where, SCORES))
             self._letters = stack.enter_context(TopicReader(self._where, DEAD_LETTERS))
             self._stack = stack.pop_all()
@@ -145,18 +146,26 @@ class LiveStream:
         Raises:
             StreamError: They are not in time.
         """
+        deadline_s = time.monotonic() + TIMEOUT_S
+        while self._ends() != {SCORES: self.answered, CLICKS: self.clicks}:
+            if self.ended() or time.monotonic() > deadline_s:
+                raise self._trouble("not everything is in the event log")
+            time.sleep(_LOOK_S)
 
-        def there() -> bool:
-            present = self.log.topics()
-            ends = {topic: sum(self.log.ends(topic).values()) if topic in present else 0 for topic in (SCORES, CLICKS)}
-            return ends == {SCORES: self.answered, CLICKS: self.clicks}
-
-        self._wait(there, "not everything is in the event log")
+    def ended(self) -> list[str]:
+        """Which workers have ended by themselves."""
+        return [name for name, worker in self._workers.items() if worker.poll() is not None]
 
     def dead_letters(self) -> int:
-        """How many events could not be scored."""
-        wanted = self.events - self.answered
-        return sum(1 for _ in self._letters.read(wanted, timeout_s=TIMEOUT_S))
+        """How many events could not be scored; waits for those that have no answer, and then for more than these."""
+        missing = self.events - self.answered
+        found = sum(1 for _ in self._letters.read(missing, timeout_s=TIMEOUT_S))
+        return found + sum(1 for _ in self._letters.read(self.events, timeout_s=_EXTRA_S))
+
+    def _ends(self) -> dict[str, int]:
+        """How many records of each topic are in the log."""
+        present = self.log.topics()
+        return {topic: sum(self.log.ends(topic).values()) if topic in present else 0 for topic in (SCORES, CLICKS)}
 
     def _send(self, events: Sequence[KeyValue]) -> int:
         """Send events, and after each thousand of all one that cannot be scored; how many of the former."""
@@ -173,26 +182,19 @@ class LiveStream:
 
     def _take(self, answers: dict[str, Answer], count: int) -> None:
         """Read so many answers more."""
-        found = 0
-        for record in self._scores.read(count, timeout_s=TIMEOUT_S):
-            answer = json.loads(record.value or b"")
-            answers[answer["event_id"]] = Answer(answer["version"], answer["score"], answer["shadow_score"])
-            found += 1
-        self.answered += found
-        if found < count:
-            raise self._trouble(f"{count - found:,} events have no answer")
-
-    def _wait(self, is_done: Callable[[], bool], trouble: str) -> None:
-        deadline_s = time.monotonic() + TIMEOUT_S
-        while not is_done():
-            if time.monotonic() > deadline_s:
-                raise self._trouble(trouble)
-            time.sleep(LOOK_S)
+        deadline_s, wanted = time.monotonic() + TIMEOUT_S, len(answers) + count
+        while (missing := wanted - len(answers)) > 0:
+            if self.ended() or time.monotonic() > deadline_s:
+                raise self._trouble(f"{missing:,} events have no answer")
+            for record in self._scores.read(missing, timeout_s=_LOOK_S):
+                answer = json.loads(record.value or b"")
+                answers[answer["event_id"]] = Answer(answer["version"], answer["score"], answer["shadow_score"])
+                self.answered += 1
 
     def _trouble(self, what: str) -> StreamError:
-        ended = [worker.args[3] for worker in self._workers if worker.poll() is not None]  # type: ignore[index]
-        who = f"streamfm {' and '.join(map(str, ended))} has ended" if ended else f"waited for {TIMEOUT_S:.0f} s"
-        return StreamError(f"{what}: {who}", hint=f"see {self._folder}/stream.log and collect.log")
+        ended = self.ended()
+        who = f"streamfm {' and '.join(ended)} has ended" if ended else f"waited for {TIMEOUT_S:.0f} s"
+        return StreamError(f"{what}: {who}", hint=f"see {self._folder}/stream.log and {self._folder}/collect.log")
 
 
 @contextmanager
@@ -220,7 +222,7 @@ def _worker(command: Sequence[str], news: Path) -> Iterator[subprocess.Popen[byt
 
 def _end(worker: subprocess.Popen[bytes]) -> None:
     try:
-        worker.wait(TIMEOUT_S)
+        worker.wait(END_S)
     except subprocess.TimeoutExpired:
         worker.kill()
         worker.wait()

@@ -89,7 +89,7 @@ class SimulatedHours:
         self._ids: list[str] = []
         self._sent = np.empty(0, np.bool_)
         self._twice = np.empty(0, np.bool_)
-        self._last_click_ms = 0
+        self._last_click_ms = self._now_ms = 0
 
     def hour(self) -> Hour:
         """The next hour's impressions."""
@@ -121,9 +121,13 @@ class SimulatedHours:
         self._ids += hour.ids
         return hour
 
-    def clicks(self, end: datetime) -> list[KeyValue]:
-        """The clicks before `end` that were not sent yet, in the order of their time; some of them twice."""
-        end_ms = round(end.timestamp() * 1_000)
+    def clock(self) -> float:
+        """Seconds since 1970 up to which clicks were asked for."""
+        return self._now_ms / 1_000
+
+    def clicks(self) -> list[KeyValue]:
+        """The clicks so far that were not sent yet, in the order of their time; some of them twice."""
+        self._now_ms = end_ms = round((self._begin + timedelta(hours=self._hours)).timestamp() * 1_000)
         due = np.flatnonzero((self._clicked_ms > 0) & (self._clicked_ms < end_ms) & ~self._sent)
         due = due[np.argsort(self._clicked_ms[due], kind="stable")]
         self._sent[due] = True

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-EVENTS, HOURS = 10_000, 4
+EVENTS, HOURS = 10_000, 3
 AN_HOUR = (EVENTS + EVENTS // 8) // 36
 TABLE = r"^[┌│├└].*\n"
 
@@ -26,7 +26,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def _streamfm(folder: Path, *arguments: str) -> str:
     command = [sys.executable, "-m", "streamfm.cli", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=folder)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder)
     assert 0 == done.returncode, done.stderr
     return done.stdout
 
