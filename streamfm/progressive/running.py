@@ -123,16 +123,16 @@ class _Run:
         if known < 2:
             message = f"{source}: no label had come when the first of {len(shards)} shards began"
             raise DataError(message, hint="raise warm_start, or lower the delay")
-        bundle = self._trained(known, self._folder / "first")
+        bundle = self._trained(known, self._folder / "first", self._progress)
         # The latest rows validated: what trained is a beginning of all rows.
         facts: Any = bundle.manifest.training
         return Start(bundle=bundle, trained=int(facts["rows"]["train"]))
 
-    def _trained(self, known: int, folder: Path) -> Bundle:
-        """A model of the first `known` rows."""
+    def _trained(self, known: int, folder: Path, progress: PipelineProgress | None = None) -> Bundle:
+        """A model of the first `known` rows; of those that come later, shards alone tell how far it is."""
         how = self._settings.training
         how = replace(how, export=how.export or _without_int8(), on_interrupt="discard", name="progressive")
-        return train(self._spec, self._rows.table.slice(0, known), folder, settings=how, progress=self._progress).bundle
+        return train(self._spec, self._rows.table.slice(0, known), folder, settings=how, progress=progress).bundle
 
     def _course(self, name: ModeName, start: Start, shards: list[Shard]) -> Course:
         mode = self._mode(name, start)
