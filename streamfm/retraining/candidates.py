@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -33,14 +33,23 @@ _LATENCY_ROWS = 2_048
 
 
 class WindowRows:
-    """The newest rows, which no model has learnt from, in memory (B rows)."""
+    """New rows in memory (B rows)."""
 
-    def __init__(self, batches: Sequence[LabelledBatch]) -> None:
-        """Take the rows of these batches, of which there is at least one."""
+    def __init__(self, batches: Iterable[LabelledBatch], *, negative_share: float = 1.0) -> None:
+        """Take the rows of these batches, of which there is at least one.
+
+        Args:
+            batches: The rows.
+            negative_share: Of the rows without a click, what share is among them; each then stands for more.
+        """
         self._batches = [batch for batch in batches if batch.rows]
         self.rows = sum(batch.rows for batch in self._batches)
         self.labels: NDArray[np.float32] = np.concatenate([batch.labels for batch in self._batches])
-        self.sample_weights = _joined([batch.sample_weights for batch in self._batches])
+        weights = _joined([batch.sample_weights for batch in self._batches])
+        if negative_share < 1:
+            stands_for = np.where(self.labels > 0, 1.0, 1 / negative_share)
+            weights = stands_for if weights is None else weights * stands_for
+        self.sample_weights = weights
         self.groups = _joined([batch.groups for batch in self._batches])
 
     def logits(self, scorer: Scorer) -> NDArray[np.float32]:
@@ -98,13 +107,16 @@ class Candidate:
     Attributes:
         tuner: The model.
         window: What it is judged on.
-        calibration: Rows that it has learnt from, encoded: they set int8's scales.
+        learnt: The newest of the rows that it has learnt from, on which its lineage is judged: over all rounds each
+            row counts once.
+        calibration: Of these, encoded: they set int8's scales.
         name: The model's.
         training: What the manifest shall tell; position and verdict are among it.
     """
 
     tuner: FineTuner
     window: WindowRows
+    learnt: WindowRows
     calibration: Encoded
     name: str
     training: Mapping[str, Any]
@@ -167,7 +179,23 @@ class Candidate:
             groups=window.groups,
             slices=slice_masks(window.encoded(seen).ids, seen, slices) if slices else {},
         )
-        return judge(judged, settings, opponents.evidence, figures=_figures(scorer, parent.scorer, window))
+        figures = _figures(scorer, parent.scorer, window)
+        return judge(judged, settings, opponents.evidence, figures, lineage=self._lineage(opponents))
+
+    def _lineage(self, opponents: Opponents) -> Window | None:
+        """What the parent was worth beside the anchor on rows new to both; None where it is its own anchor."""
+        if opponents.anchor is None:
+            return None
+        parent = self.learnt.logits(opponents.parent.scorer)
+        return Window(
+            labels=self.learnt.labels,
+            candidate=parent,
+            parent=parent,
+            anchor=self.learnt.logits(opponents.anchor),
+            parent_version=opponents.parent.reference,
+            sample_weights=self.learnt.sample_weights,
+            groups=self.learnt.groups,
+        )
 
 
 def joined(parts: Sequence[Encoded]) -> Encoded:

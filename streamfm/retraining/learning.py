@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -26,6 +27,9 @@ from streamfm.retraining.served import Served
 from streamfm.retraining.settings import RetrainSettings
 from streamfm.settings import TrainSettings
 
+_NEWEST_BATCHES = 3
+"""Batches of learnt rows that are kept for the test of the lineage: some 100,000 rows."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Learnt:
@@ -34,7 +38,8 @@ class Learnt:
     Attributes:
         tuner: The model.
         window: The newest rows, of which it knows nothing.
-        calibration: Some of the rows that it has learnt from, encoded.
+        newest: The newest of the new rows that it has learnt from.
+        calibration: Of these, encoded.
         position: What it has been trained on now.
         rows: How many were learnt, replayed, and are in the window.
         reports: What learning told, a report for each chunk, as JSON.
@@ -42,6 +47,7 @@ class Learnt:
 
     tuner: FineTuner
     window: WindowRows
+    newest: WindowRows
     calibration: Encoded
     position: Position
     rows: Mapping[str, int]
@@ -58,20 +64,22 @@ def learn_on(labels: Labels, parent: Served, settings: RetrainSettings, progress
     tuner.rebase(logit_correction(settings.labels.negative_share))
     earlier, window, until = _cut(labels.source, spec, settings)
     total, done, replayed, reports = earlier.source.rows, 0, 0, []
-    latest: LabelledBatch | None = None
+    newest: deque[LabelledBatch] = deque(maxlen=_NEWEST_BATCHES)
     progress.stage("learning", 0, total)
     again = _replay(labels, spec, total, settings)
-    for latest in earlier.batches():
+    for batch in earlier.batches():
         old = next(again, None)
-        reports.append(tuner.learn(latest, old).to_json())
+        reports.append(tuner.learn(batch, old).to_json())
         replayed += 0 if old is None else old.rows
-        done += latest.rows
+        done += batch.rows
+        newest.append(batch)
         progress.stage("learning", done, total)
-    assert latest is not None  # `split` leaves no part empty
+    learnt = WindowRows(newest, negative_share=settings.labels.negative_share)
     return Learnt(
         tuner=tuner,
         window=window,
-        calibration=tuner.encoder.encode(latest.columns, latest.rows).part(0, PROOF_ROWS),
+        newest=learnt,
+        calibration=learnt.encoded(tuner.encoder).part(0, PROOF_ROWS),
         position=replace(labels.position, closed_until=moment(until)),
         rows={"learnt": total, "replayed": replayed, "window": window.rows},
         reports=reports,
@@ -98,18 +106,19 @@ def learn_anew(
         DataError: As `learn_on`, and as `streamfm.pipeline.train`.
     """
     spec = parent.scorer.spec
-    _, window, until = _cut(labels.source, spec, settings)
+    earlier, window, until = _cut(labels.source, spec, settings)
+    newest = WindowRows(deque(earlier.batches(), _NEWEST_BATCHES), negative_share=settings.labels.negative_share)
     with everything(moment(until)) as all_labels, tempfile.TemporaryDirectory(dir=settings.folder) as folder:
         rows = all_labels.source
         trained = train(spec, rows, Path(folder) / "anew", settings=_as_before(parent, settings), progress=progress)
         tuner = FineTuner.from_bundle(trained.bundle, settings.tuning)
         tuner.logit_shift = logit_correction(settings.labels.negative_share)
-        sample = next(LabelledRows(rows, spec).batches())
         total = rows.rows
     return Learnt(
         tuner=tuner,
         window=window,
-        calibration=tuner.encoder.encode(sample.columns, sample.rows).part(0, PROOF_ROWS),
+        newest=newest,
+        calibration=newest.encoded(tuner.encoder).part(0, PROOF_ROWS),
         position=replace(labels.position, closed_until=moment(until)),
         rows={"learnt": total, "replayed": 0, "window": window.rows},
         reports=[trained.report.to_dict()],
@@ -121,7 +130,7 @@ def _cut(source: Source, spec: FeatureSpec, settings: RetrainSettings) -> tuple[
     share = min(settings.window_share, settings.max_window_rows / source.rows)
     earlier, newest = split(source, spec, valid_fraction=share, seed=0)
     rows = LabelledRows(source, spec)
-    window = WindowRows(list(rows.part(newest).batches()))
+    window = WindowRows(list(rows.part(newest).batches()), negative_share=settings.labels.negative_share)
     return rows.part(earlier), window, int(newest.fetch(f"min({_time(newest, spec)})")[0])
 
 

@@ -209,6 +209,7 @@ class Retrainer:
         candidate = Candidate(
             tuner=learnt.tuner,
             window=learnt.window,
+            learnt=learnt.newest,
             calibration=learnt.calibration,
             name=self._name,
             training=training,

@@ -45,8 +45,8 @@ def serve(
 ) -> None:
     """Round after round.
 
-    An error of a round is told, and the next round tries anew: it may be mended meanwhile (a full disk, a segment that is
-    missing), nothing was published, and nothing is left out.
+    An error of a round is told, and the next round tries anew: it may be mended meanwhile (a full disk, a segment that
+    is missing), nothing was published, and nothing is left out.
 
     Args:
         retrainer: Makes them.

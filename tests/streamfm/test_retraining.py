@@ -388,3 +388,17 @@ def test_a_round_that_is_killed_at_any_change_of_a_file_is_made_again(first: Pat
         assert kill["after"]["weights"] == expected["weights"] or kill["after"]["parent"] is None, kill
         assert kill["found"] == expected, kill
         assert kill["left"] == ["ctr"], kill
+
+
+def test_a_share_of_the_negatives_leaves_probabilities_and_verdicts_as_they_are(first: Path, tmp_path: Path) -> None:
+    events, calibrations = events_of(1, 900, start_day=7, first=4_000), []
+    for share in (1.0, 0.3):
+        shop = Shop(Path(shutil.copytree(first, tmp_path / str(share))))
+        report = shop.round(replace(SETTINGS, labels=replace(LABELS, negative_share=share)))
+        assert report.verdict is not None
+        assert report.outcome == "published", report.message
+        assert (report.counts["sampled_out"] > 0) == (share < 1)
+        scores = load(shop.registry.root / "ctr" / "2").score(events)
+        calibrations.append(float(scores.sum()) / pc.sum(events["clicked"]).as_py())
+    assert calibrations[1] == pytest.approx(calibrations[0], rel=0.15)
+    assert shop.facts(2)["logit_shift"] == pytest.approx(np.log(0.3), abs=0.3)
