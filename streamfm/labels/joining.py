@@ -91,18 +91,18 @@ class Join:
     @cached_property
     def _repeated(self) -> tuple[Hashes, int]:
         """The hashes that come more than once among the ids of new and read impressions, and `identified`."""
-        execute, most, those = self.source.execute, self.impressions.new, "true"
+        execute, batches = self.source.execute, self.source.batches
         if self.impressions.before is not None:
+            # Few, so that they are counted before room is made for them.
             execute(f"CREATE TABLE {NEW} AS SELECT {ID} AS id FROM ({self.new()})")
-            those = f"{ID} IN (SELECT id FROM {NEW})"
-            most = execute(f"SELECT count(*) FROM ({self.shown(those)})")[0][0]
-        parts = [self.shown(f"{those} AND {part}") for part in hash_parts(f"hash({ID})", most)]
-        batches = (self.source.batches(f"SELECT hash({ID}) FROM ({part})", _ROWS) for part in parts)
-        found = [repeated(part, most) for part in batches]
-        rows = sum(rows for _, rows in found)
-        if self.impressions.before is not None:
-            rows = execute(f"SELECT count(*) FROM {NEW}")[0][0]
-        return np.concatenate([hashes for hashes, _ in found]), rows
+            ids = self.shown(f"{ID} IN (SELECT id FROM {NEW})")
+            few = list(batches(f"SELECT hash({ID}) FROM ({ids})"))
+            hashes, _ = repeated(few, sum(batch.num_rows for batch in few))
+            return hashes, execute(f"SELECT count(*) FROM {NEW}")[0][0]
+        most = self.impressions.new
+        parts = [self.shown(part) for part in hash_parts(f"hash({ID})", most)]
+        found = [repeated(batches(f"SELECT hash({ID}) FROM ({part})", _ROWS), most) for part in parts]
+        return np.concatenate([hashes for hashes, _ in found]), sum(rows for _, rows in found)
 
     @cached_property
     def has_copies(self) -> bool:
