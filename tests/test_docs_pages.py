@@ -12,12 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import streamfm
+from connectors.parquet_log import EventLog
 from streamfm.cli import cli, main, stream_parts
 from streamfm.data import encode_dataset, fit_vocabularies
 from streamfm.encoder import Encoder
@@ -42,8 +45,12 @@ RUN = {
     "docs/python.md": {"python"},
     "docs/features.md": {"toml"},
     "docs/streaming.md": {"sh", "json", "toml", "ini"},
+    "docs/continuous-training.md": {"sh"},
+    "docs/event-log.md": {"sh", "python"},
     "CONTRIBUTING.md": {"sh"},
 }
+ONLY_UNDERSTOOD = ("docs/continuous-training.md", "docs/event-log.md")
+"""Pages whose commands are not run: they work on logs that grow. What they do has tests in tests/streamfm/cli."""
 NEEDS_KAFKA = "-b localhost:9092"
 """Commands that have it are not run: there is no Kafka at that address. That they can be understood is tested."""
 # Commands of these pages that are not run here, and why.
@@ -60,6 +67,13 @@ NOT_RUN = {
     "git log --oneline": "no git outside of a checkout",
     "streamfm broker": "runs until it is stopped; tests/streamfm/cli/test_stream.py has it",
     "streamfm models promote models/ctr/2": "there is one version only; tests/streamfm/cli/test_models.py has it",
+    "streamfm retrain models/ctr --log log --every 1m": "never ends; tests/streamfm/cli/test_retrain.py has it",
+    "streamfm retrain models/ctr --impressions 'shown/*.parquet' --clicks 'clicks/*.parquet' --window 1h --dry-run": (
+        "there are no clicks; tests/streamfm/cli/test_retrain.py has it"
+    ),
+    "streamfm monitor models/ctr --log log --since 24h --rollback": "no log; tests/streamfm/cli/test_monitor.py has it",
+    "streamfm models rollback models/ctr": "there is one version only; tests/streamfm/cli/test_models.py has it",
+    "streamfm evaluate --progressive events.parquet --shards 100": "takes a minute; test_evaluate_progressive.py",
     "tail -f events.jsonl | streamfm stream models/ctr@champion --in - --out -": "never ends",
 }
 
@@ -199,7 +213,7 @@ def test_the_commands_of_the_page_about_streams_that_need_no_kafka_run(in_shop: 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/streaming.md"])
 def test_the_commands_that_need_a_kafka_can_be_understood(name: str) -> None:
-    found = [command for command in commands(name) if NEEDS_KAFKA in command]
+    found = [command for command in commands(name) if NEEDS_KAFKA in command and command.startswith("streamfm stream")]
     assert 2 <= len(found)
     for command in found:
         _, subcommand, *arguments = shlex.split(command)
@@ -207,6 +221,34 @@ def test_the_commands_that_need_a_kafka_can_be_understood(name: str) -> None:
             given = {**context.params, "slot": None}
             assert "localhost:9092" == stream_parts.kafka(given).bootstrap_servers
             assert stream_parts.settings(given) is not None
+
+
+@pytest.mark.parametrize("name", ONLY_UNDERSTOOD)
+def test_the_commands_about_continuous_training_can_be_understood(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("features.toml").touch()
+    found = commands(name)
+    assert 5 <= len(found)
+    for text in found:
+        _, *arguments = shlex.split(text.partition(" | ")[0])
+        command: click.Command = cli
+        while isinstance(command, click.Group):
+            command = command.commands[arguments.pop(0)]
+        with command.make_context(text, arguments):
+            pass
+
+
+def test_the_python_about_the_event_log_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for topic, kind in (("shown", "impressions"), ("clicked", "clicks")):
+        table = pa.table({"event_id": ["e1"], "ts": pa.array([0], pa.timestamp("us"))})
+        EventLog("log").append(topic, table, kind=kind)  # type: ignore[arg-type]
+    (block,) = blocks("docs/event-log.md", "python")
+
+    with duckdb.connect() as connection:
+        exec(block.code, {"connection": connection})
 
 
 def test_the_event_of_the_page_about_streams_becomes_the_score_beside_it() -> None:

@@ -75,22 +75,21 @@ def open_served(
 def position_of(manifest: Manifest) -> Position:
     """What a version has been trained on.
 
-    Of a first one, everything up to the last row that it trained or validated on: what validates is not unseen either.
+    Of a first one, everything up to the last row that it trained on; what validated is learnt by the first round.
 
     Raises:
         BundleError: The manifest does not tell.
     """
     if written := _mapping(manifest.training, "position"):
         return Position.from_json(written)
-    windows = _mapping(manifest.training, "windows")
-    ends = [window[1] for window in windows.values() if isinstance(window, list) and len(window) == 2 and window[1]]
-    if not ends:
+    window = _mapping(manifest.training, "windows").get("train")
+    last = window[1] if isinstance(window, list) and len(window) == 2 else None
+    if not last:
         raise BundleError(
             f"{manifest.name}/{manifest.version}: its manifest does not tell up to when it was trained",
             hint="name event_time in features.toml and train anew, or say it: --since 2026-01-31T12:00:00+00:00",
         )
-    last = max(datetime.fromisoformat(str(end)) for end in ends)
-    return Position(closed_until=last + timedelta(microseconds=1))
+    return Position(closed_until=datetime.fromisoformat(str(last)) + timedelta(microseconds=1))
 
 
 def _check_spec(scorer: Scorer) -> None:
