@@ -115,3 +115,13 @@ def test_a_large_value_is_kept_as_it_is() -> None:
     found = RecordDecoder(SHOWN, "shown", max_bytes=1_000).decode(records(value, shown(2)))
     assert [f"too_large: {len(value):,} bytes, expected at most 1,000", None] == found.table["_error"].to_pylist()
     assert [value, None] == found.table["_raw"].to_pylist()
+
+
+def test_events_of_another_json_type_are_read_alike_however_many_there_are() -> None:
+    decoder = RecordDecoder(SHOWN, "shown")
+    few = [shown(1), shown(2, user_id=2, price=2, stock=2.0), *(shown(number) for number in range(3, 40))]
+    many = [shown(number, user_id=number, price="0.5", stock=str(number)) for number in range(40)]
+    users = [decoder.decode(records(*values)).table["user_id"].to_pylist() for values in (few, many, many, few)]
+    assert ["u1", "2", "u3"] == users[0][:3]
+    assert [str(number) for number in range(40)] == users[1] == users[2]
+    assert users[0] == users[3]
