@@ -125,7 +125,8 @@ def _say(text: str) -> None:
 
 
 def _command(text: str) -> None:
-    output.print(f"[dim]$ {text}[/]")
+    # What is to be copied must not be wrapped.
+    output.print(f"[dim]$ {text}[/]", soft_wrap=True)
 
 
 def _later(days: float) -> datetime:

@@ -49,11 +49,13 @@ class Curve:
         log_loss: In nats.
         calibration: Sum of the probabilities over the clicks.
         mean_loss: Log loss over all hours.
+        mean_calibration: The same of calibration.
     """
 
     log_loss: NDArray[np.float64]
     calibration: NDArray[np.float64]
     mean_loss: float
+    mean_calibration: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +109,6 @@ class Books:
     def lines(self) -> list[tuple[str, bool]]:
         """What is to be equal, in words, and whether it is."""
         labels, expected = self.labels, self.expected
-        found = Expected(labels.labelled, labels.positives, labels.clicks_duplicate)
         return [
             (
                 f"{self.events:,} events in = {self.answers:,} scores + {self.dead_letters:,} dead letters, "
@@ -116,9 +117,12 @@ class Books:
             ),
             (
                 f"{labels.labelled:,} labels = {expected.labelled:,} impressions whose window has closed; "
-                f"{labels.positives:,} positives = {expected.positives:,} with a click in it; "
-                f"{labels.clicks_duplicate:,} clicks came twice = {expected.clicks_duplicate:,} that were sent twice",
-                found == expected,
+                f"{labels.positives:,} positives = {expected.positives:,} with a click in it",
+                (labels.labelled, labels.positives) == (expected.labelled, expected.positives),
+            ),
+            (
+                f"{labels.clicks_duplicate:,} clicks counted once = {expected.clicks_duplicate:,} that came twice",
+                labels.clicks_duplicate == expected.clicks_duplicate,
             ),
             (
                 f"{self.learnt:,} rows learnt in all rounds = {self.learnt_expected:,} impressions up to where the "
@@ -232,5 +236,6 @@ def _curves(lived: Sequence[LivedHour], frozen: Scorer) -> dict[str, Curve]:
             log_loss=np.array([log_loss(labels, hour) for labels, hour in pairs]),
             calibration=np.array([calibration(labels, hour) for labels, hour in pairs]),
             mean_loss=log_loss(np.concatenate(clicked), np.concatenate(scores)),
+            mean_calibration=calibration(np.concatenate(clicked), np.concatenate(scores)),
         )
     return curves

@@ -32,11 +32,12 @@ def tell(lived: Lived, name: str, frozen: int, png: Path) -> None:
         StreamError: The books do not balance.
     """
     print_table(NAMES, _rows(lived, name), title=f"what answered, beside {name}/{frozen} frozen, and the truth")
-    served, still, truth = (lived.curves[who].mean_loss for who in ("served", "frozen", "truth"))
-    output.print(
-        f"log loss over all hours: {served:.4f} served, {still:.4f} frozen, {truth:.4f} with the true probabilities: "
-        f"{lived.closed_share:.0%} of the gap is closed"
-    )
+    rows = []
+    for who, (label, *_) in _STYLES.items():
+        curve = lived.curves[who]
+        rows.append((label, f"{curve.mean_loss:.4f}", f"{curve.mean_calibration:.3f}"))
+    print_table(("over all hours", "log loss", "calibration"), rows)
+    output.print(f"{lived.closed_share:.0%} of the gap in log loss between the frozen model and the truth is closed")
     panels = {title: _lines(lived, measure) for title, measure in _PANELS.items()}
     plain = not output.encoding.lower().startswith("utf")
     for title, lines in panels.items():

@@ -52,8 +52,8 @@ def test_the_loop_closes_and_its_books_balance(demo: tuple[Path, str]) -> None:
         r"([\d,]+) events in = ([\d,]+) scores \+ ([\d,]+) dead letters.*: yes$", looped, re.MULTILINE
     )
     assert (f"{HOURS * AN_HOUR + 1:,}", f"{HOURS * AN_HOUR:,}", "1") == (events, scores, dead_letters)
-    assert 3 == len(re.findall(r": yes$", looped, re.MULTILINE)), looped
-    answered = re.findall(r"apps/(\d+): ([\d,]+)", looped.partition("what answered")[2].partition("log loss over")[0])
+    assert 4 == len(re.findall(r": yes$", looped, re.MULTILINE)), looped
+    answered = re.findall(r"apps/(\d+): ([\d,]+)", looped.partition("what answered")[2].partition("over all hours")[0])
     assert HOURS * AN_HOUR == sum(int(count.replace(",", "")) for _, count in answered)
     assert len({version for version, _ in answered}) == 1 + rounds[:-1].count("published")
 

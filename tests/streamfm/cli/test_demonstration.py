@@ -99,7 +99,7 @@ def test_before_anything_has_happened_nothing_is_expected() -> None:
 
 
 def test_books_that_balance_are_said_to() -> None:
-    assert [True, True, True] == [holds for _, holds in BOOKS.lines()]
+    assert [True] * 4 == [holds for _, holds in BOOKS.lines()]
     check(BOOKS)
 
 
@@ -109,7 +109,7 @@ def test_books_that_balance_are_said_to() -> None:
         (replace(BOOKS, dead_letters=0), "11 events in = 10 scores"),
         (replace(BOOKS, labels=replace(FOUND, labelled=9)), "9 labels = 8 impressions"),
         (replace(BOOKS, labels=replace(FOUND, positives=2)), "2 positives = 3 with a click"),
-        (replace(BOOKS, labels=replace(FOUND, clicks_duplicate=0)), "0 clicks came twice = 1"),
+        (replace(BOOKS, labels=replace(FOUND, clicks_duplicate=0)), "0 clicks counted once = 1"),
         (replace(BOOKS, learnt=8), "8 rows learnt in all rounds = 7"),
     ],
 )
