@@ -15,13 +15,13 @@ from streamfm.bundle import Bundle
 from streamfm.encoder import Layout
 from streamfm.errors import BundleError
 from streamfm.export.weights import read_state
-from streamfm.finetuning.settings import FineTuneSettings
+from streamfm.finetuning.settings import FineTuneSettings, FirstRate
 from streamfm.model import ModelSettings
 
 WEIGHTS_FILE = "weights.safetensors"
-BIAS, LAST_TIMES, SHIFT = "trained_bias", "row_last_time", "logit_shift"
-"""In the training state: w0 as it was trained, and when each row of the table was last named. In the manifest: what was
-added to w0 when it was exported."""
+BIAS, LAST_TIMES, FIRST_RATE, SHIFT = "trained_bias", "row_last_time", "first_rate", "logit_shift"
+"""In the training state: w0 as it was trained, when each row of the table was last named, learning rate and batch size
+of the first training. In the manifest: what was added to w0 when it was exported."""
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -39,12 +39,14 @@ class Parent(NamedTuple):
         last_times: int64 [R], the event time (microseconds since 1970) at which a new row last named each row of the
             table; 0 for not since fine-tuning began.
         logit_shift: What is added to the logit when it is served.
+        first: How the first training of this lineage stepped.
     """
 
     model: ModelSettings
     state: Arrays
     last_times: NDArray[np.int64]
     logit_shift: float
+    first: FirstRate
 
 
 def shifted_bias(bias: NDArray[np.float32], shift: float) -> NDArray[np.float32]:
@@ -69,6 +71,7 @@ def read_parent(bundle: Bundle, layout: Layout, settings: FineTuneSettings) -> P
         if trained is None or not np.array_equal(shifted_bias(trained, shift), served):
             trained = shifted_bias(served, -shift)
         state["served.bias"] = trained
+        first = _first_rate(bundle, state.pop(FIRST_RATE, None))
         last_times = state.pop(LAST_TIMES, np.zeros(layout.rows, np.int64))
         if last_times.shape != (layout.rows,):
             raise ValueError(f"{LAST_TIMES} of {last_times.shape}, expected {(layout.rows,)}")
@@ -80,7 +83,7 @@ def read_parent(bundle: Bundle, layout: Layout, settings: FineTuneSettings) -> P
     if not settings.average:
         # What is served goes on learning, so that the first answers are the parent's own.
         state = {name: array for name, array in state.items() if not name.startswith("raw.")}
-    return Parent(model, state, last_times.astype(np.int64), shift)
+    return Parent(model, state, last_times.astype(np.int64), shift, first)
 
 
 def _shape(
@@ -125,6 +128,23 @@ def _logit_shift(bundle: Bundle) -> float:
     if isinstance(shift, bool) or not isinstance(shift, (int, float)) or not math.isfinite(shift):
         raise ValueError(f"the manifest's training.{SHIFT} is {shift!r}")
     return float(shift)
+
+
+def _first_rate(bundle: Bundle, kept: NDArray[Any] | None) -> FirstRate:
+    """What the parent keeps of it, or its manifest tells; the usual where neither does."""
+    report = bundle.manifest.training.get("report")
+    settings = report.get("settings") if isinstance(report, Mapping) else None
+    if kept is not None:
+        found = FirstRate(*kept.tolist())
+    elif isinstance(report, Mapping) and isinstance(settings, Mapping):
+        told = settings.get("learning_rate"), report.get("batch_size")
+        numbers = [float(number) for number in told if isinstance(number, (int, float))]
+        found = FirstRate(*numbers) if len(numbers) == 2 else FirstRate()
+    else:
+        found = FirstRate()
+    if not all(0 < number < math.inf for number in found):
+        raise ValueError(f"a first learning rate of {found.learning_rate} with batches of {found.batch_size}")
+    return found
 
 
 def _begun(state: Mapping[str, NDArray[Any]], layout: Layout) -> Arrays:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 from streamfm.errors import SpecError
 from streamfm.settings import TrainSettings
@@ -26,12 +26,26 @@ _POSITIVE = ("learning_rate", "replay_weight", "new_rows_rate", "replay_max_age_
 _NOT_NEGATIVE = ("replay_ratio", "l2", "gradient_norm")
 
 
+class FirstRate(NamedTuple):
+    """How the first training of a model stepped.
+
+    Attributes:
+        learning_rate: At first.
+        batch_size: Rows of a step.
+    """
+
+    learning_rate: float = 1e-3
+    batch_size: float = 4096
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FineTuneSettings:
     """How a published model goes on learning; saved in the bundle's manifest.
 
     Attributes:
-        learning_rate: Adam's, of the dense part and of rows of the table that have been trained on before.
+        learning_rate: Adam's, of the dense part and of rows of the table that have been trained on before; None for
+            the rate of the first training times the square root of this batch size over that one's, which keeps the
+            steps' noise (Malladi et al. 2022, arXiv 2205.10287): a model of large batches is spoilt by its own rate.
         new_rows_rate: The learning rate of the table's young rows, in units of the others'.
         new_rows_until: Up to how many slots of the training rows a row of the table is young.
         batch_size: Rows of a step, at most; a chunk is cut into batches of nearly one size.
@@ -64,7 +78,7 @@ class FineTuneSettings:
         seed: Of shuffling, drop-out and id replacement, together with the number of steps made.
     """
 
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     new_rows_rate: float = 1.0
     new_rows_until: int = 20
     batch_size: int = 64
@@ -110,12 +124,23 @@ class FineTuneSettings:
             self._require(name, getattr(self, name) is None or 0 <= getattr(self, name) < 1, f"0 <= {name} < 1")
         self._require("distillation", 0 <= self.distillation <= 1, "from 0 to 1")
 
+    def following(self, first: FirstRate) -> FineTuneSettings:
+        """These settings with a learning rate, the one given or the one that follows from the first training's."""
+        if self.learning_rate is not None:
+            return self
+        return replace(self, learning_rate=first.learning_rate * math.sqrt(self.batch_size / first.batch_size))
+
+    @property
+    def rate(self) -> float:
+        """The learning rate; before it follows from the first training's, that one's usual rate."""
+        return FirstRate().learning_rate if self.learning_rate is None else self.learning_rate
+
     def training(self, objective: Literal["binary", "regression"]) -> TrainSettings:
         """What a `Learner` has to know of them."""
         return TrainSettings(
             objective=objective,
             batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
+            learning_rate=self.rate,
             l2_factors=self.l2,
             l2_first_order=self.l2,
             gradient_norm=self.gradient_norm,

@@ -76,7 +76,7 @@ def learn_rows(
                     break
                 batch = rows.take(part)
                 replacement.apply(batch)
-                total += len(part) * learner.step(batch, settings.learning_rate, weight_scale=scale)
+                total += len(part) * learner.step(batch, settings.rate, weight_scale=scale)
                 done += len(part)
         finally:
             learner.model.eval()

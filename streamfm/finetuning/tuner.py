@@ -35,9 +35,9 @@ from streamfm.features import FeatureSpec
 from streamfm.finetuning import measuring
 from streamfm.finetuning.categories import Counts, Sightings, moves, values_of_rows
 from streamfm.finetuning.dates import LastTimes
-from streamfm.finetuning.parent import BIAS, LAST_TIMES, WEIGHTS_FILE, read_parent, shifted_bias
+from streamfm.finetuning.parent import BIAS, FIRST_RATE, LAST_TIMES, WEIGHTS_FILE, read_parent, shifted_bias
 from streamfm.finetuning.report import LearnReport
-from streamfm.finetuning.settings import FineTuneSettings
+from streamfm.finetuning.settings import FineTuneSettings, FirstRate
 from streamfm.finetuning.stepping import joined, learn_rows
 from streamfm.model import DeepFM, ModelSettings
 from streamfm.rows import Columns
@@ -55,7 +55,7 @@ class FineTuner:
 
     Attributes:
         spec: The features.
-        settings: How it learns.
+        settings: How it learns, the learning rate that follows from the parent's filled in.
         logit_shift: Added to the logit when it is served, and to w0 at export; not to what is trained. What a sample
             of the negatives (ln of their share) and the calibration ask for.
     """
@@ -69,13 +69,14 @@ class FineTuner:
         learner: Learner,
         last_times: LastTimes,
         logit_shift: float,
+        first: FirstRate,
     ) -> None:
         """Use `from_bundle`."""
         self.spec, self.settings, self.logit_shift = spec, settings, logit_shift
         self._vocabularies = vocabularies
         self._encoder = Encoder(spec, vocabularies)
         self._sightings = Sightings(spec, vocabularies.pending, settings.admit_after, settings.pending_limit)
-        self._learner, self._last_times = learner, last_times
+        self._learner, self._last_times, self._first = learner, last_times, first
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, settings: FineTuneSettings | None = None) -> FineTuner:
@@ -96,6 +97,7 @@ class FineTuner:
         vocabularies = GrownVocabularies.of(bundle.vocabularies)
         layout = Encoder(bundle.spec, vocabularies).layout
         parent = read_parent(bundle, layout, settings)
+        settings = settings.following(parent.first)
         try:
             learner = _learner(DeepFM(layout, parent.model), bundle.spec.task, settings, parent.state)
         except DataError as error:
@@ -107,6 +109,7 @@ class FineTuner:
             learner=learner,
             last_times=LastTimes(parent.last_times),
             logit_shift=parent.logit_shift,
+            first=parent.first,
         )
 
     def copy(self) -> FineTuner:
@@ -120,6 +123,7 @@ class FineTuner:
             learner=_learner(model, self.spec.task, self.settings, learner.arrays()),
             last_times=LastTimes(self._last_times.of_rows.copy()),
             logit_shift=self.logit_shift,
+            first=self._first,
         )
 
     def rebase(self, logit_shift: float) -> None:
@@ -237,7 +241,11 @@ class FineTuner:
         model = copy.deepcopy(served, {id(served.table): served.table})
         bias = served.bias.detach().numpy()
         model.bias.data.numpy()[:] = shifted_bias(bias, self.logit_shift)
-        state = self._learner.arrays() | {BIAS: bias.copy(), LAST_TIMES: self._last_times.of_rows}
+        state = self._learner.arrays() | {
+            BIAS: bias.copy(),
+            LAST_TIMES: self._last_times.of_rows,
+            FIRST_RATE: np.array(self._first, np.float64),
+        }
         return Trained(
             model=model.eval(),
             spec=self.spec,

@@ -270,6 +270,21 @@ def test_the_drop_out_may_differ_from_the_parents(tmp_path: Path) -> None:
             assert_same_state(tuner, other)
 
 
+def test_the_learning_rate_follows_from_the_first_training(
+    parent: Bundle, pristine_bundle: Path, tmp_path: Path
+) -> None:
+    """Of a bundle that does not tell, from the usual one."""
+    settings = replace(SETTINGS, batch_size=16)
+    tuner = FineTuner.from_bundle(parent, settings)
+    # 540 rows in 40 steps would be batches of 13, which are 32 at least.
+    assert 0.01 * (16 / 32) ** 0.5 == pytest.approx(tuner.settings.learning_rate)
+    bundle = exported(tuner, tmp_path / "next")
+    assert "report" not in bundle.manifest.training
+    assert tuner.settings == FineTuner.from_bundle(bundle, settings).settings
+    assert 1e-3 / 16 == FineTuner.from_bundle(open_bundle(pristine_bundle), settings).settings.learning_rate
+    assert 0.5 == FineTuner.from_bundle(parent, replace(settings, learning_rate=0.5)).settings.learning_rate
+
+
 def test_distillation_holds_on_to_what_the_parent_said(parent: Bundle) -> None:
     rows = chunk(5, 300)
     wrong = rows._replace(labels=1 - rows.labels)
