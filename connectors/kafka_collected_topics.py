@@ -267,7 +267,8 @@ class CollectedTopics:
         if facts.topic_id is not None:
             return facts.topic_id
         given = [found.manifest().identity for found in list_topics(self._log)]
-        numbers = [int(it.topic_id.partition("-")[2]) for it in given if it[:2] == (facts.cluster, topic)]
+        ids = [it.topic_id for it in given if it[:2] == (facts.cluster, topic)]
+        numbers = [int(name.partition("-")[2]) for name in ids if name.startswith(UNNAMED)]
         return f"{UNNAMED}-{max(numbers, default=1)}"
 
     def _place(self, reader: Reader) -> None:
