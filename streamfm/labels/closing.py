@@ -181,7 +181,8 @@ def _position_after(join: Join, before: Position) -> Position:
     for head in (join.impressions, join.clicks):
         for partition, end in head.ends.items():
             offsets[partition] = max(end, offsets.get(partition, 0))
-    return Position(closed_until=moment(join.closing.closed_us), offsets=offsets)
+    until = moment(join.closing.closed_us), moment(join.closing.clicks_us)
+    return Position(closed_until=until[0], offsets=offsets, clicks_until=until[1])
 
 
 def _refuse_collisions(impressions: Source, settings: LabelSettings) -> None:

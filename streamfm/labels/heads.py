@@ -48,7 +48,7 @@ class Head:
 
 
 def look_at(
-    log: Log, position: Position | None, limit_us: int | None, *, window_us: int = 0, whole: bool = True
+    log: Log, position: Position | None, limit_us: int | None, *, window_us: int | None = None, whole: bool = True
 ) -> Head:
     """How far a log has come.
 
@@ -56,7 +56,7 @@ def look_at(
         log: Which.
         position: What was read before.
         limit_us: Later times are of the future.
-        window_us: Of clicks, how far behind the position's time they were read.
+        window_us: Of clicks, the window; None for impressions.
         whole: Whether rows before the position's time matter where there are no offsets that could tell new ones.
     """
     partitions = _partitions(log) if log.has_offsets else ()

@@ -112,11 +112,20 @@ def ends_of(position: Position | None, partitions: Sequence[str]) -> dict[str, i
     return {partition: end for partition, end in offsets.items() if partition.rpartition("/")[0] in topics}
 
 
-def read_before(position: Position | None, partitions: Sequence[str], *, window_us: int = 0) -> Read | None:
-    """What a position says was read of a log: of clicks, those up to the end of the last window."""
+def read_before(position: Position | None, partitions: Sequence[str], *, window_us: int | None = None) -> Read | None:
+    """What a position says was read of a log.
+
+    Args:
+        position: See there.
+        partitions: Of the log.
+        window_us: Of clicks, the window, to whose last end they were joined; None for impressions.
+    """
     if position is None:
         return None
-    return Read(microseconds(position.closed_until) + window_us, ends_of(position, partitions))
+    until_us = microseconds(position.closed_until) + (window_us or 0)
+    if window_us is not None and position.clicks_until is not None:
+        until_us = microseconds(position.clicks_until)
+    return Read(until_us, ends_of(position, partitions))
 
 
 def source_of(

@@ -12,6 +12,7 @@ from streamfm.errors import DataError, SpecError
 from streamfm.features.checks import check_name
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TIMES = ("closed_until", "clicks_until")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,10 +118,13 @@ class Position:
         closed_until: An instant, in UTC.
         offsets: End (exclusive) of each "topic/partition" of impressions and clicks; a partition of a listed topic that
             is not listed has not been read at all, and for topics without any the time alone counts.
+        clicks_until: Clicks before it were joined; None for the end of the last window. It stays where only a part of
+            the rows is trained on, and `closed_until` is set back to the end of that part.
     """
 
     closed_until: datetime
     offsets: Mapping[str, int] = field(default_factory=dict)
+    clicks_until: datetime | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is no position.
@@ -128,9 +132,11 @@ class Position:
         Raises:
             DataError: A time without a zone, or a negative offset.
         """
-        if self.closed_until.tzinfo is None:
-            raise DataError(f"closed_until is {self.closed_until} without a time zone", hint="give it in UTC")
-        object.__setattr__(self, "closed_until", self.closed_until.astimezone(UTC))
+        for name in _TIMES:
+            if (value := getattr(self, name)) is not None:
+                if value.tzinfo is None:
+                    raise DataError(f"{name} is {value} without a time zone", hint="give it in UTC")
+                object.__setattr__(self, name, value.astimezone(UTC))
         object.__setattr__(self, "offsets", dict(self.offsets))
         for partition, end in self.offsets.items():
             if end < 0:
@@ -138,8 +144,11 @@ class Position:
 
     def to_json(self) -> dict[str, Any]:
         """For a manifest."""
-        until = self.closed_until.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        return {"closed_until": until, "offsets": dict(sorted(self.offsets.items()))}
+        value: dict[str, Any] = {
+            "closed_until": _text(self.closed_until),
+            "offsets": dict(sorted(self.offsets.items())),
+        }
+        return value | ({} if self.clicks_until is None else {"clicks_until": _text(self.clicks_until)})
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Position:
@@ -150,9 +159,14 @@ class Position:
         """
         try:
             offsets = {str(partition): int(end) for partition, end in value.get("offsets", {}).items()}
-            return cls(closed_until=datetime.fromisoformat(value["closed_until"]), offsets=offsets)
+            times = {name: datetime.fromisoformat(value[name]) for name in _TIMES if name in value}
+            return cls(**times, offsets=offsets)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{value!r:.200} is no position: {error}") from error
+
+
+def _text(value: datetime) -> str:
+    return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def logit_correction(negative_share: float) -> float:

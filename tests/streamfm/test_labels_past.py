@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,17 @@ def test_a_late_click_brings_its_impression_back_once() -> None:
         assert labels.refusal is not None
     with closed_labels(shown, clicks, settings_of(), since=at(20)) as labels:
         assert (1, 0) == (labels.counts.clicks_late, labels.counts.again)
+
+
+def test_where_only_a_part_is_trained_on_late_clicks_count_once() -> None:
+    shown, clicks = log({"a": 0, "b": 1, "c": 70, "end": 100}), log({"a": 3, "b": 60, "c": 71, "end": 101})
+    wanted = settings_of(late_positives=True)
+    with closed_labels(shown, clicks, wanted, since=at(20)) as labels:
+        assert ["b", "c"] == [name for name, *_ in table_of(labels.source)]
+        # c is left for the next round, as the window that a candidate is judged on.
+        position = replace(labels.position, closed_until=START + dt.timedelta(seconds=30))
+    with closed_labels(shown, clicks, wanted, since=position) as labels:
+        assert [("c", 1, 1.0)] == table_of(labels.source)
 
 
 def test_a_late_click_that_is_known_in_time_makes_a_positive_at_once() -> None:

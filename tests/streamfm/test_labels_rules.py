@@ -6,6 +6,7 @@ import datetime as dt
 import math
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def test_nothing_from_an_instant_on() -> None:
     until = START + dt.timedelta(seconds=2)
     with closed_labels(shown, clicks, settings_of(), until=until) as labels:
         assert {"a": 1, "b": 0} == rows_of(labels)
-        assert Position(closed_until=until) == labels.position
+        assert until == labels.position.closed_until
 
 
 def test_events_from_the_future_are_counted_and_wait() -> None:
@@ -230,6 +231,8 @@ def test_positions_are_instants_and_pass_through_json() -> None:
     position = Position(closed_until=dt.datetime(2026, 1, 1, 9, microsecond=7, tzinfo=tokyo), offsets={"b/1": 3})
     assert "2026-01-01T00:00:00.000007Z" == position.to_json()["closed_until"]
     assert position == Position.from_json(position.to_json())
+    further = replace(position, clicks_until=position.closed_until + dt.timedelta(seconds=1))
+    assert further == Position.from_json(further.to_json())
 
 
 def test_labelled_rows_can_be_learnt_from() -> None:
