@@ -229,6 +229,7 @@ def test_the_commands_about_continuous_training_can_be_understood(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("features.toml").touch()
+    Path("log").mkdir()
     found = commands(name)
     assert 5 <= len(found)
     for text in found:
