@@ -41,9 +41,20 @@ DRAIN_S = 60.0
 @option("--int8/--no-int8", default=None, help="Whether versions have a quantised network, too. [default: int8]")
 @option("--memory-limit", help="Of DuckDB, while it joins. [default: 2GB]")
 @JSON
-@option("--learning-rate", type=click.FloatRange(0, min_open=True), heading=LEARNING, help="Adam's. [default: 0.001]")
+@option(
+    "--learning-rate",
+    type=click.FloatRange(0, min_open=True),
+    heading=LEARNING,
+    help="Adam's. [default: after the first training's]",
+)
 @option("--batch-size", type=click.IntRange(4), heading=LEARNING, help="Rows of a step, at most. [default: 64]")
 @option("--replay-ratio", type=click.FloatRange(0), heading=LEARNING, help="Old rows for each new one. [default: 1]")
+@option(
+    "--replay-weight",
+    type=click.FloatRange(0, min_open=True),
+    heading=LEARNING,
+    help="What one of them counts. [default: 0.5]",
+)
 @option(
     "--replay-max-age",
     "replay_max_age_s",
@@ -179,7 +190,8 @@ def _serve(retrainer: Retrainer, every_s: float, *, as_json: bool) -> int:
 
 _OF_THE_GATE = ("alpha", "margin")
 _OF_LEARNING = (
-    *("learning_rate", "batch_size", "replay_ratio", "replay_max_age_s", "admit_after", "evict_unseen_s"),
+    *("learning_rate", "batch_size", "replay_ratio", "replay_weight", "replay_max_age_s", "admit_after"),
+    "evict_unseen_s",
     *("distillation", "seed"),
 )
 _OF_THE_ROUND = {"hold_out": "window_share", "least_rows": "least_rows", "keep": "keep", "int8": "int8"}

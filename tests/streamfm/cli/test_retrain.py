@@ -123,7 +123,7 @@ def test_the_defaults_in_the_help_are_those_of_the_settings(streamfm: Any) -> No
     words = re.sub(r"\s+", " ", streamfm("retrain", "--help").out)
     told = {name: default for name, default in re.findall(r"--([a-z-]+)(?:(?! --)[^\[])*\[default: ([^\]]+)\]", words)}
     for settings, names in (
-        (FineTuneSettings(), ("learning-rate", "batch-size", "replay-ratio", "distillation", "seed")),
+        (FineTuneSettings(), ("batch-size", "replay-ratio", "replay-weight", "distillation", "seed")),
         (GateSettings(), ("alpha", "margin")),
         (RetrainSettings(), ("least-rows", "keep")),
     ):
