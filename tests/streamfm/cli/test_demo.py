@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-EVENTS, HOURS = 10_000, 3
+EVENTS, HOURS = 12_000, 3
 AN_HOUR = (EVENTS + EVENTS // 8) // 36
 TABLE = r"^[┌│├└].*\n"
 
