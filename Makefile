@@ -38,7 +38,7 @@ $(VENV):
 	@rm -rf $@ && "$(PYTHON)" -m venv $@ || { rm -rf $@; \
 	  echo "error: '$(PYTHON)' cannot make virtual environments (Debian, Ubuntu: apt install python3-venv)" >&2; $(OTHER_PYTHON); }
 
-demo: install  ## simulate an app store, train, export, and let SQL answer
+demo: install  ## simulate an app store, train, export, let SQL answer, and close the loop
 	$(BIN)/streamfm demo
 
 test: install lint types contracts pytest  ## lint, types, import contracts and tests: what CI runs

@@ -55,7 +55,7 @@ NEEDS_KAFKA = "-b localhost:9092"
 """Commands that have it are not run: there is no Kafka at that address. That they can be understood is tested."""
 # Commands of these pages that are not run here, and why.
 NOT_RUN = {
-    "make demo": "installs, and trains for a minute; tests/streamfm/cli/test_demo.py has it with fewer events",
+    "make demo": "installs, and takes two minutes; tests/streamfm/cli/test_demo.py has it with fewer events and hours",
     "make test": "runs this test",
     "make install": "installs",
     'make pytest PYTEST_FLAGS="-k encoder"': "runs tests",
