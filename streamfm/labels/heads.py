@@ -38,8 +38,14 @@ class Head:
 
     def rows(self, limit_us: int | None) -> str:
         """SQL that is true of the rows that this look found, without those of the future."""
-        present = "true" if limit_us is None else f"{self.log.us} <= {limit_us}"
+        # Where there are none, the time need not be read.
+        present = "true" if limit_us is None or not self.future else f"{self.log.us} <= {limit_us}"
         return f"{self.log.visible(self.ends)} AND {present}"
+
+    @property
+    def has_time(self) -> str:
+        """SQL that is true of the rows that have a time."""
+        return "true" if self.before is None and not self.without_time else f"{self.log.us} IS NOT NULL"
 
     @property
     def is_read(self) -> str:

@@ -75,7 +75,7 @@ class Join:
         rows = log.source.select(
             f"*, {self.casts[0]} AS {ID}, {log.us} AS {US}, {head.is_read} AS {READ}",
             f"WHERE {log.since(from_us)} AND {exact} AND {head.rows(self.closing.limit_us)} "
-            f"AND {log.identity} IS NOT NULL AND {log.us} IS NOT NULL",
+            f"AND {log.identity} IS NOT NULL AND {head.has_time}",
         )
         return f"SELECT * FROM ({rows}) WHERE {condition}"
 
@@ -168,7 +168,8 @@ class Join:
         columns += [f"CAST({WEIGHT} IS NOT NULL AS TINYINT) AS {quoted(settings.label)}"]
         columns += [f"coalesce({WEIGHT}, 1.0) AS {quoted(settings.weight)}"] if settings.weight else []
         columns += [f"CASE WHEN {RANK} THEN CAST({STATE} AS TINYINT) END AS {STATE}"]
-        order = f"ORDER BY {US}, {ID}" if in_order else ""
+        # By the columns themselves: what is hidden need not be sorted with them.
+        order = f"ORDER BY {self.impressions.log.time}, {self.impressions.log.identity}" if in_order else ""
         return f"SELECT {', '.join(columns)} FROM ({joined}) WHERE {STATE} >= 0 OR {RANK} {order}"
 
     def weight(self, shown: str, clicks: str) -> str:

@@ -47,6 +47,8 @@ class Log:
     Attributes:
         source: All rows.
         identity: SQL of the id.
+        time: SQL of the time, as it is there.
+        kind: Its type.
         us: SQL of the time in microseconds since 1970, in UTC; NULL where there is none, or one that is infinite.
         has_offsets: Whether it has the columns `_partition` and `_offset`.
     """
@@ -61,14 +63,12 @@ class Log:
         source.require([identity, time, *others])
         self.source = source
         self.identity = source.column(identity)
-        self._time = source.column(time)
-        self.kind = next(kind for name, kind in source.columns.items() if quoted(name) == self._time)
+        self.time = source.column(time)
+        self.kind = next(kind for name, kind in source.columns.items() if quoted(name) == self.time)
         if self.kind not in _TIMES:
-            hint = (
-                f"make one of seconds since 1970 in SQL: SELECT * REPLACE (make_timestamp({self._time} * 1000000) ..."
-            )
+            hint = f"make one of seconds since 1970 in SQL: SELECT * REPLACE (make_timestamp({self.time} * 1000000) ..."
             raise DataError(f"{source.name}: time {time!r} holds {self.kind}, expected TIMESTAMP", hint=hint)
-        self.us = f"epoch_us({self._time})"
+        self.us = f"epoch_us({self.time})"
         names = {name.casefold() for name in source.columns}
         self.has_offsets = {PARTITION, OFFSET} <= names
 
@@ -82,7 +82,7 @@ class Log:
         if us is None:
             return "true"
         # In the column's own type, since a cast of the column keeps DuckDB from its statistics.
-        return f"{self._time} >= CAST(make_timestamp({us - _SECOND_US}) AS {self.kind})"
+        return f"{self.time} >= CAST(make_timestamp({us - _SECOND_US}) AS {self.kind})"
 
     def before(self, read: Read | None) -> str:
         """SQL that is true of the rows that were read before."""
