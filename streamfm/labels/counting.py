@@ -169,7 +169,7 @@ def _count_clicks(join: Join) -> dict[str, int]:
         f"{log.identity} AS id, {log.us} AS us, {kind_weight(join.settings, log)} AS {WEIGHT}",
         f"WHERE NOT {head.is_read} AND {head.rows(join.closing.limit_us)} AND {log.since(join.closing.from_us)}",
     )
-    has_both = "id IS NOT NULL"
+    has_both = "id IS NOT NULL AND us IS NOT NULL"
     present, known, waiting = join.source.execute(
         f"SELECT count(*) FILTER ({has_both}), count(*) FILTER ({has_both} AND {WEIGHT} IS NOT NULL), "
         f"count(*) FILTER ({has_both} AND {WEIGHT} IS NOT NULL AND us >= {join.closing.clicks_us}) FROM ({new})"

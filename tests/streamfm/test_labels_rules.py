@@ -366,3 +366,15 @@ def test_many_copies_on_both_sides() -> None:
     clicked = [f"e{number}" for number in range(0, 6000, 3) for _ in range(2)]
     clicks = pa.table({"event_id": [*clicked, "end"], "ts": seconds(*(len(name) + 1 for name in clicked), 100)})
     assert {name: int(int(name[1:]) % 3 == 0) for name in names} == labels_of(shown, clicks)
+
+
+@pytest.mark.parametrize("clock", [None, START + dt.timedelta(seconds=500)])
+def test_events_without_an_id_or_a_time_are_counted(clock: dt.datetime | None) -> None:
+    shown = pa.table({"event_id": ["a", None, "b", "end"], "ts": seconds(0, 1, None, 100)})
+    clicks = pa.table({"event_id": ["a", None, "b", "b", "end"], "ts": seconds(3, 4, None, 5, 100)})
+    with closed_labels(shown, clicks, settings_of(), now=clock) as labels:
+        assert {"a": 1} == rows_of(labels)
+        counts = labels.counts
+    assert (4, 1, 1, 1, 1) == (counts.impressions, counts.without_id, counts.without_time, counts.open, counts.closed)
+    assert (5, 2, 1) == (counts.clicks, counts.clicks_without_id_or_time, counts.clicks_without_impression)
+    assert (1, 1) == (counts.clicks_in_window, counts.clicks_open)
