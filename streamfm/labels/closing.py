@@ -21,7 +21,7 @@ from streamfm.labels.history import draw_history
 from streamfm.labels.joining import Join
 from streamfm.labels.late import find_late
 from streamfm.labels.logs import Log, source_of
-from streamfm.labels.names import LABELLED, SAMPLED_OUT, STATE
+from streamfm.labels.names import LABELLED, NUMBER, SAMPLED_OUT, STATE
 from streamfm.labels.settings import EPOCH, LabelSettings, Position, microseconds, moment
 
 LARGE_ROWS = 1_000_000
@@ -144,7 +144,7 @@ def _labels(
         return Labels(position=before, counts=counts, refusal=refusal, since=since, _join=None, _source=source)
     join = Join(source=source, impressions=heads[0], clicks=heads[1], closing=closing, settings=settings)
     counts = _make(join, in_order=in_order, spill=spill)
-    sql = f"SELECT * EXCLUDE ({STATE}) FROM {LABELLED} WHERE {STATE} IS DISTINCT FROM {SAMPLED_OUT}"
+    sql = f"SELECT * EXCLUDE ({STATE}, {NUMBER}) FROM {LABELLED} WHERE {STATE} IS DISTINCT FROM {SAMPLED_OUT}"
     labelled = Source(source.name, source.connection, sql)
     refusal = refusal or judge_counts(counts, settings)
     after = before if refusal else _position_after(join, before)
@@ -157,7 +157,7 @@ def _make(join: Join, *, in_order: bool, spill: str) -> LabelCounts:
     join.gather_clicks()
     match_past(join)
     before = count_before(join)
-    if join.settings.late_positives and join.impressions.before is not None:
+    if join.has_late:
         source.execute(find_late(join.reach_us))
     # Asked for before the result is written, so that no two large queries hold memory at once.
     _ = join.has_copies

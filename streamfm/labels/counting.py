@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass
 
 from streamfm.labels.joining import Join, kind_weight
 from streamfm.labels.names import (
-    AGAIN,
     CLICKS,
     CLICKS_BY_ID,
     COPIES,
     ID,
     LABELLED,
+    LATE,
     MATCHED,
+    NUMBER,
     POSITIVE,
     RANK,
     READ,
@@ -91,20 +92,22 @@ class LabelCounts:
 
 def match_past(join: Join) -> None:
     """Fill `MATCHED` with the impressions of earlier rounds that have clicks."""
-    join.source.execute(f"CREATE TABLE {MATCHED} (id {_type(join)}, us BIGINT, place VARCHAR)")
+    join.source.execute(f"CREATE TABLE {MATCHED} (id {_type(join)}, us BIGINT, place VARCHAR, state TINYINT)")
     if join.impressions.before is not None:
-        past = f"SELECT {ID}, min({US}), 'past' FROM ({join.shown(READ)}) {_with_clicks()}"
+        past = f"SELECT {ID}, min({US}), 'past', NULL FROM ({join.shown(READ)}) {_with_clicks()}"
         join.source.execute(f"INSERT INTO {MATCHED} {past}")
 
 
 def match_new(join: Join) -> None:
     """Add those of this round, and those that are open."""
-    log, insert = join.impressions.log, f"INSERT INTO {MATCHED} SELECT * FROM"
-    new = f"SELECT {join.casts[0]} AS id, {log.us} AS us, 'new' FROM {LABELLED} WHERE {STATE} < {AGAIN}"
-    join.source.execute(f"{insert} ({new}) WHERE id NOT IN (SELECT id FROM {MATCHED})")
+    new = (
+        f"SELECT {NUMBER}, {join.impressions.log.us} AS us, {STATE} AS state FROM {LABELLED} WHERE {NUMBER} IS NOT NULL"
+    )
+    rows = f"SELECT c.id, n.us, 'new', n.state FROM ({new}) n JOIN {CLICKS_BY_ID} c ON c.rowid = n.{NUMBER}"
+    join.source.execute(f"INSERT INTO {MATCHED} {rows}")
     late = join.shown(f"NOT {READ} AND {US} >= {join.closing.closed_us}", from_us=join.closing.closed_us)
-    still = f"SELECT {ID} AS id, min({US}), 'open' FROM ({late}) {_with_clicks()}"
-    join.source.execute(f"{insert} ({still}) WHERE id NOT IN (SELECT id FROM {MATCHED})")
+    still = f"SELECT {ID} AS id, min({US}), 'open', NULL FROM ({late}) {_with_clicks()}"
+    join.source.execute(f"INSERT INTO {MATCHED} SELECT * FROM ({still}) WHERE id NOT IN (SELECT id FROM {MATCHED})")
 
 
 def _with_clicks() -> str:
@@ -140,10 +143,13 @@ def count_all(join: Join, before: tuple[int, int]) -> LabelCounts:
         left_out = f"{RANK} > 1 AND NOT {READ} AND {US} < {closed_us}"
         copies = join.source.execute(f"SELECT count(*) FROM {COPIES} WHERE {left_out}")[0][0]
     closed = join.identified - still_open - copies
-    rows, positives, again = join.source.execute(
-        f"SELECT count(*) FILTER ({STATE} IS NULL OR {STATE} > {SAMPLED_OUT}), count(*) FILTER ({STATE} = {POSITIVE}), "
-        f"count(*) FILTER ({STATE} = {AGAIN}) FROM {LABELLED}"
+    rows = join.source.execute(f"SELECT count(*) FROM {LABELLED}")[0][0]
+    positives, sampled_out = join.source.execute(
+        f"SELECT count(*) FILTER (state = {POSITIVE}), count(*) FILTER (state = {SAMPLED_OUT}) "
+        f"FROM {MATCHED} WHERE place = 'new'"
     )[0]
+    again = join.source.execute(f"SELECT count(*) FROM {LATE}")[0][0] if join.has_late else 0
+    rows -= sampled_out
     return LabelCounts(
         impressions=head.new,
         without_time=head.without_time,

@@ -68,16 +68,20 @@ def look_at(
     partitions = _partitions(log) if log.has_offsets else ()
     before = read_before(position, partitions, window_us=window_us)
     prune = "true" if whole or log.has_offsets or before is None else log.since(before.until_us)
-    new, present = f"NOT {log.before(before)}", "true" if limit_us is None else f"{log.us} <= {limit_us}"
+    new = "" if before is None else f"NOT {log.before(before)}"
+    present = "" if limit_us is None else f"{log.us} <= {limit_us}"
+    future = "false" if limit_us is None else f"NOT {present}"
     partition, end = (PARTITION, f"max({OFFSET}) + 1") if log.has_offsets else ("''", "0")
-    found = log.source.execute(
-        log.source.select(
-            f"{partition}, {end}, max({log.us}) FILTER ({present}), min({log.us}) FILTER ({new} AND {present}), "
-            f"count(*) FILTER ({new}), count(*) FILTER ({new} AND NOT {present}), "
-            f"count(*) FILTER ({new} AND {log.us} IS NULL)",
-            f"WHERE {prune} GROUP BY ALL",
-        )
-    )
+    aggregates = [
+        partition,
+        end,
+        f"max({log.us}) {_only(present)}",
+        f"min({log.us}) {_only(new, present)}",
+        f"count(*) {_only(new)}",
+        f"count(*) {_only(new, future)}",
+        f"count(*) {_only(new)} - count({log.us}) {_only(new)}",
+    ]
+    found = log.source.execute(log.source.select(", ".join(aggregates), f"WHERE {prune} GROUP BY ALL"))
     return Head(
         log=log,
         before=before,
@@ -88,6 +92,11 @@ def look_at(
         future=sum(row[5] for row in found),
         without_time=sum(row[6] for row in found),
     )
+
+
+def _only(*conditions: str) -> str:
+    needed = " AND ".join(filter(None, conditions))
+    return f"FILTER ({needed})" if needed else ""
 
 
 def _partitions(log: Log) -> list[str]:

@@ -22,6 +22,7 @@ from streamfm.labels.names import (
     COPIES,
     ID,
     NEW,
+    NUMBER,
     RANK,
     READ,
     ROW,
@@ -138,14 +139,17 @@ class Join:
         all_ids = f"SELECT id, us, weight, false AS copied FROM {CLICKS}"
         if self.has_copies:
             all_ids += f" UNION ALL SELECT {ID}, NULL, NULL, true FROM {COPIES} WHERE {RANK} = 1"
+        # Few have more than one, and lists are dear.
         self.source.execute(
-            f"CREATE TABLE {CLICKS_BY_ID} AS SELECT id, min(us) AS first, max(us) AS last, max(weight) AS weight, "
-            f"CASE WHEN count(us) > 1 THEN list({{'us': us, 'weight': weight}}) END AS clicks, "
-            f"bool_or(copied) AS copied FROM ({all_ids}) GROUP BY id"
+            f"CREATE TABLE {CLICKS_BY_ID} AS WITH by_id AS MATERIALIZED (SELECT id, min(us) AS first, max(us) AS last, "
+            f"max(weight) AS weight, bool_or(copied) AS copied FROM ({all_ids}) GROUP BY id), "
+            f"several AS (SELECT id, list({{'us': us, 'weight': weight}}) AS clicks FROM {CLICKS} "
+            "WHERE id IN (SELECT id FROM by_id WHERE first < last) GROUP BY id) "
+            "SELECT * FROM by_id LEFT JOIN several USING (id)"
         )
 
     def labelled(self, *, in_order: bool, click_rate: float = 0.0) -> str:
-        """SQL of the new rows: all columns of the impressions, the label, the weight, and `STATE`.
+        """SQL of the new rows: all columns of the impressions, the label, the weight, `STATE` and `NUMBER`.
 
         Args:
             in_order: Whether in the order of time and id.
@@ -154,20 +158,22 @@ class Join:
         settings = self.settings
         state = f"CASE WHEN {WEIGHT} IS NOT NULL THEN 1 WHEN {kept(settings, f's.{ID}')} THEN 0 ELSE {SAMPLED_OUT} END"
         wanted = f"s.*, {self.weight('s', 'c')} AS {WEIGHT}, {state} AS {STATE}, c.last IS NOT NULL AS {RANK}"
+        wanted += f", c.rowid AS {NUMBER}"
         clicks = f"LEFT JOIN {CLICKS_BY_ID} c ON s.{ID} = c.id"
         closed = f"{US} < {self.closing.closed_us}"
         joined = f"SELECT {wanted} FROM ({self.new(closed)}) s {clicks}"
         if self.has_copies:
             first = f"SELECT * EXCLUDE ({RANK}) FROM {COPIES} WHERE {RANK} = 1 AND NOT {READ} AND {closed}"
             joined += f" WHERE c.copied IS NOT TRUE UNION ALL SELECT {wanted} FROM ({first}) s {clicks}"
-        if settings.late_positives and self.impressions.before is not None:
+        if self.has_late:
             joined += f" UNION ALL {late_rows(self.shown(READ), settings, self.score, click_rate)}"
         has_offsets = self.impressions.log.has_offsets
-        hidden = [ID, US, READ, WEIGHT, STATE, RANK, *([PARTITION, OFFSET] if has_offsets else [])]
+        hidden = [ID, US, READ, WEIGHT, STATE, RANK, NUMBER, *([PARTITION, OFFSET] if has_offsets else [])]
         columns = [f"* EXCLUDE ({', '.join(hidden)})"]
         columns += [f"CAST({WEIGHT} IS NOT NULL AS TINYINT) AS {quoted(settings.label)}"]
         columns += [f"coalesce({WEIGHT}, 1.0) AS {quoted(settings.weight)}"] if settings.weight else []
         columns += [f"CASE WHEN {RANK} THEN CAST({STATE} AS TINYINT) END AS {STATE}"]
+        columns += [f"CASE WHEN {RANK} THEN {NUMBER} END AS {NUMBER}"]
         # By the columns themselves: what is hidden need not be sorted with them.
         order = f"ORDER BY {self.impressions.log.time}, {self.impressions.log.identity}" if in_order else ""
         return f"SELECT {', '.join(columns)} FROM ({joined}) WHERE {STATE} >= 0 OR {RANK} {order}"
@@ -181,6 +187,11 @@ class Join:
             f"CASE WHEN {c}.last IS NULL THEN NULL WHEN {c}.first >= {s} AND {c}.last <= {last} THEN {c}.weight "
             f"WHEN {c}.last < {s} OR {c}.first > {last} THEN NULL ELSE list_max({among}) END"
         )
+
+    @property
+    def has_late(self) -> bool:
+        """Whether rows of earlier rounds may come back, and `LATE` is there."""
+        return self.settings.late_positives and self.impressions.before is not None
 
     @property
     def score(self) -> str | None:

@@ -25,6 +25,9 @@ ID, US, READ = quoted("streamfm id"), quoted("streamfm time"), quoted("streamfm 
 
 WEIGHT, STATE, RANK = quoted("streamfm weight"), quoted("streamfm state"), quoted("streamfm rank")
 
+NUMBER = quoted("streamfm number")
+"""Of a labelled row with clicks: their row in `CLICKS_BY_ID`."""
+
 CLICK, ROW = quoted("streamfm click"), quoted("streamfm row")
 """Variables: names that no column has."""
 

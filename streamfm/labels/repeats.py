@@ -10,6 +10,7 @@ between versions, which does no harm: nothing of it outlives the query.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -55,10 +56,16 @@ def repeated(batches: Iterable[pa.RecordBatch], most: int) -> tuple[Hashes, int]
         batches: With a column of uint64, without NULL.
         most: Rows at most.
     """
-    seen, again, rows = HashSet(min(most, MOST_HASHES + MOST_HASHES // 16)), [np.empty(0, np.uint64)], 0
-    for batch in batches:
-        again.append(seen.add(batch.column(0).to_numpy()))
-        rows += batch.num_rows
+    seen, rows = HashSet(min(most, MOST_HASHES + MOST_HASHES // 16)), 0
+    again: list[Hashes] = [np.empty(0, np.uint64)]
+    # One batch is looked up while the next one is made.
+    with ThreadPoolExecutor(1) as worker:
+        pending: list[Future[Hashes]] = []
+        for batch in batches:
+            again += [future.result() for future in pending]
+            pending = [worker.submit(seen.add, batch.column(0).to_numpy())]
+            rows += batch.num_rows
+        again += [future.result() for future in pending]
     return np.unique(np.concatenate(again)), rows
 
 
