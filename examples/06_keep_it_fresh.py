@@ -20,45 +20,40 @@ from streamfm.retraining import Retrainer, RetrainSettings, Tables
 from streamfm.settings import ModelSettings, TrainSettings
 from streamfm.testing import OPENING, AppStore
 
-# Tastes turn, and half of the users and apps arrive later.
+# Tastes turn, and half of all users and apps arrive later.
 STORE = AppStore(seed=1, users=400, apps=60, drift_per_day=0.1, newcomer_share=0.5, growth_days=12)
 
 
 def day(number: int, days: int = 1) -> pa.Table:
-    random = np.random.default_rng(number)
-    start = OPENING + timedelta(days=number)
+    random, start = np.random.default_rng(number), OPENING + timedelta(days=number)
     return STORE.events(2_000 * days, random=random, start=start, days=days, first_event=1_000_000 * number)
 
 
 def write_down(events: pa.Table, folder: Path, number: int) -> None:
     """What was shown, and the clicks; a log of Kafka's topics is written by `streamfm collect`."""
     clicks = events.filter(pc.equal(events["clicked"], 1)).select(["event_id", "ts"])
-    pq.write_table(events.drop_columns(["clicked", "true_probability"]), folder / f"shown-{number}.parquet")
     pq.write_table(clicks, folder / f"clicks-{number}.parquet")
+    pq.write_table(events.drop_columns(["clicked", "true_probability"]), folder / f"shown-{number}.parquet")
 
 
 def main(folder: Path) -> None:
     past = day(0, days=5).drop_columns(["true_probability"])
     spec = streamfm.propose(past, "clicked").spec
-    settings = PipelineSettings(
-        model=ModelSettings(factors=8, hidden=(16,)), training=TrainSettings(max_epochs=3, batch_size=256)
-    )
+    training = TrainSettings(max_epochs=3, batch_size=256)
+    settings = PipelineSettings(model=ModelSettings(factors=8, hidden=(16,)), training=training)
     registry = streamfm.Registry(folder / "models")
-    trained = streamfm.train(spec, past, folder / "first", settings=settings)
-    registry.publish(trained.bundle.path, "apps", alias="champion")
-
+    first = streamfm.train(spec, past, folder / "first", settings=settings)
+    registry.publish(first.bundle.path, "apps", alias="champion")
     feed = Tables(str(folder / "shown-*.parquet"), str(folder / "clicks-*.parquet"))
     how = RetrainSettings(labels=LabelSettings(window_s=600, stalled_s=86_400))
     with Retrainer(registry, "apps", feed, how) as retrainer:
         for number in range(5, 10):
             write_down(day(number), folder, number)
-            report = retrainer.round()
-            print(f"day {number}: {report.outcome}, @champion is apps/{registry.current('apps')}")
-
+            print(f"day {number}: {retrainer.round().outcome}, @champion is apps/{registry.current('apps')}")
     tomorrow = day(10)
     for reference in ("apps/1", "apps@champion"):
-        scores = streamfm.load(folder / "models" / reference).score(tomorrow)
-        print(f"{reference}: log loss of the day after {log_loss(tomorrow['clicked'].to_numpy(), scores):.4f}")
+        loss = log_loss(tomorrow["clicked"], streamfm.load(registry.root / reference).score(tomorrow))
+        print(f"{reference}: log loss of the day after {loss:.4f}")
 
 
 if __name__ == "__main__":

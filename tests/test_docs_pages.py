@@ -72,6 +72,7 @@ NOT_RUN = {
         "there are no clicks; tests/streamfm/cli/test_retrain.py has it"
     ),
     "streamfm monitor models/ctr --log log --since 24h --rollback": "no log; tests/streamfm/cli/test_monitor.py has it",
+    "streamfm log compact log": "no log; tests/streamfm/cli/test_collect.py has it",
     "streamfm models rollback models/ctr": "there is one version only; tests/streamfm/cli/test_models.py has it",
     "streamfm evaluate --progressive events.parquet --shards 100": "takes a minute; test_evaluate_progressive.py",
     "tail -f events.jsonl | streamfm stream models/ctr@champion --in - --out -": "never ends",

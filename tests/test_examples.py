@@ -28,6 +28,7 @@ SAYS = {
         r"by version: +\{1: 1000, 2: 1000\}",
         r"b'not JSON' JSON is malformed",
     ],
+    "06": [r"day 9: \w+, @champion is apps/[3-6]\napps/1: log loss .* 0\.4\d*\napps@champion: log loss .* 0\.4\d*\n$"],
 }
 
 

@@ -56,6 +56,11 @@ def show(log: Path, as_json: bool) -> int:
     """List partitions, their offsets, rows and files, and what is damaged, missing or there twice.
 
     The exit code is 1 if something is.
+
+    \b
+    Examples:
+      streamfm log show log
+      streamfm log show log --json
     """
     from connectors.parquet_log import contents_of
     from connectors.parquet_log_topics import list_topics
@@ -100,7 +105,13 @@ def show(log: Path, as_json: bool) -> int:
 @option("--errors", is_flag=True, help="Records that could not be read, too, with _error and _raw.")
 @option("--skip-damaged", is_flag=True, help="Without what is damaged or missing.")
 def sql(log: Path, topic: str, errors: bool, skip_damaged: bool) -> None:
-    """Print the SQL that reads a topic as it is now: for DuckDB, or as a list of files for anything else."""
+    """Print the SQL that reads a topic as it is now: for DuckDB, or as a list of files for anything else.
+
+    \b
+    Examples:
+      streamfm log sql log impressions
+      streamfm log sql log clicks | duckdb
+    """
     from connectors.parquet_log import EventLog
 
     answer(EventLog(log).relation(topic, errors=errors, damaged="skip" if skip_damaged else "refuse"))
@@ -116,6 +127,11 @@ def compact(log: Path, topics: tuple[str, ...], target_rows: int, target_mb: int
     """Join small files into large ones, and remove those that were superseded before.
 
     Readers see the small files or the large one, never both. Once an hour is enough for most.
+
+    \b
+    Examples:
+      streamfm log compact log
+      streamfm log compact log --target-mb 512
     """
     from connectors.parquet_log_upkeep import CompactSettings
     from connectors.parquet_log_upkeep import compact as compact_topic
@@ -137,6 +153,10 @@ def retain(log: Path, topics: tuple[str, ...], days: float, grace: float) -> Non
     """Let files go whose newest row, by Kafka's time, is older; models do not learn from them again.
 
     Where a partition begins is kept, and so is where it ends: collectors go on as before.
+
+    \b
+    Examples:
+      streamfm log retain log --days 90
     """
     from connectors.parquet_log_upkeep import retain as retain_topic
 
@@ -161,7 +181,11 @@ def erase(log: Path, column: str, value: str, wait: float) -> int:
     after --wait, the exit code is 1, and the same command finishes it later. Records that could not be decoded lose
     their bytes where these hold the value. Kafka keeps its own copy for as long as its retention says, and a collector
     that begins anew would bring it back. Models that were trained on the rows stay as they are: see
-    docs/continuous-training.md.
+    docs/event-log.md.
+
+    \b
+    Examples:
+      streamfm log erase log --column user_id --value u17
     """
     from connectors.parquet_log import EventLog
     from connectors.parquet_log_erasure import erase as erase_rows
