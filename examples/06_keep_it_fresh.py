@@ -1,4 +1,4 @@
-"""Clicks come back: rounds of retraining, from Python, on impressions and clicks in Parquet files.
+"""Clicks come back: rounds of retraining in a store whose tastes turn, and to which half of all users come later.
 
 Run it: python examples/06_keep_it_fresh.py
 """
@@ -20,13 +20,12 @@ from streamfm.retraining import Retrainer, RetrainSettings, Tables
 from streamfm.settings import ModelSettings, TrainSettings
 from streamfm.testing import OPENING, AppStore
 
-# Tastes turn, and half of all users and apps arrive later.
 STORE = AppStore(seed=1, users=400, apps=60, drift_per_day=0.1, newcomer_share=0.5, growth_days=12)
 
 
 def day(number: int, days: int = 1) -> pa.Table:
-    random, start = np.random.default_rng(number), OPENING + timedelta(days=number)
-    return STORE.events(2_000 * days, random=random, start=start, days=days, first_event=1_000_000 * number)
+    where = {"start": OPENING + timedelta(days=number), "days": days, "first_event": 1_000_000 * number}
+    return STORE.events(2_000 * days, random=np.random.default_rng(number), **where)
 
 
 def write_down(events: pa.Table, folder: Path, number: int) -> None:
