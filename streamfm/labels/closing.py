@@ -21,7 +21,7 @@ from streamfm.labels.history import draw_history
 from streamfm.labels.joining import Join
 from streamfm.labels.late import find_late
 from streamfm.labels.logs import Log, source_of
-from streamfm.labels.names import LABELLED, NUMBER, SAMPLED_OUT, STATE
+from streamfm.labels.names import LABELLED, SAMPLED_OUT, STATE
 from streamfm.labels.settings import EPOCH, LabelSettings, Position, microseconds, moment
 
 LARGE_ROWS = 1_000_000
@@ -144,7 +144,7 @@ def _labels(
         return Labels(position=before, counts=counts, refusal=refusal, since=since, _join=None, _source=source)
     join = Join(source=source, impressions=heads[0], clicks=heads[1], closing=closing, settings=settings)
     counts = _make(join, in_order=in_order, spill=spill)
-    sql = f"SELECT * EXCLUDE ({STATE}, {NUMBER}) FROM {LABELLED} WHERE {STATE} IS DISTINCT FROM {SAMPLED_OUT}"
+    sql = f"SELECT * EXCLUDE ({STATE}) FROM {LABELLED} WHERE {STATE} IS DISTINCT FROM {SAMPLED_OUT}"
     labelled = Source(source.name, source.connection, sql)
     refusal = refusal or judge_counts(counts, settings)
     after = before if refusal else _position_after(join, before)
@@ -169,6 +169,7 @@ def _make(join: Join, *, in_order: bool, spill: str) -> LabelCounts:
     # Without an order to keep, DuckDB writes what each thread has, and holds little of it.
     source.execute(f"SET preserve_insertion_order = {str(in_order).lower()}")
     source.execute(f"CREATE TABLE {place} AS {join.labelled(in_order=in_order, click_rate=rate)}")
+    join.settle(place)
     source.execute("SET preserve_insertion_order = true")
     if place != LABELLED:
         source.execute(f"CREATE VIEW {LABELLED} AS SELECT * FROM {place}")

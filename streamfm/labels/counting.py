@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 from streamfm.labels.joining import Join, kind_weight
 from streamfm.labels.names import (
+    AGAIN,
     CLICKS,
     CLICKS_BY_ID,
     COPIES,
@@ -13,7 +14,6 @@ from streamfm.labels.names import (
     LABELLED,
     LATE,
     MATCHED,
-    NUMBER,
     POSITIVE,
     RANK,
     READ,
@@ -100,11 +100,8 @@ def match_past(join: Join) -> None:
 
 def match_new(join: Join) -> None:
     """Add those of this round, and those that are open."""
-    new = (
-        f"SELECT {NUMBER}, {join.impressions.log.us} AS us, {STATE} AS state FROM {LABELLED} WHERE {NUMBER} IS NOT NULL"
-    )
-    rows = f"SELECT c.id, n.us, 'new', n.state FROM ({new}) n JOIN {CLICKS_BY_ID} c ON c.rowid = n.{NUMBER}"
-    join.source.execute(f"INSERT INTO {MATCHED} {rows}")
+    columns = f"{join.casts[0]}, {join.impressions.log.us}, 'new', {STATE}"
+    join.source.execute(f"INSERT INTO {MATCHED} SELECT {columns} FROM {LABELLED} WHERE {STATE} < {AGAIN}")
     late = join.shown(f"NOT {READ} AND {US} >= {join.closing.closed_us}", from_us=join.closing.closed_us)
     still = f"SELECT {ID} AS id, min({US}), 'open', NULL FROM ({late}) {_with_clicks()}"
     join.source.execute(f"INSERT INTO {MATCHED} SELECT * FROM ({still}) WHERE id NOT IN (SELECT id FROM {MATCHED})")

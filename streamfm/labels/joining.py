@@ -16,18 +16,19 @@ from streamfm.labels.heads import Closing, Head
 from streamfm.labels.late import late_rows
 from streamfm.labels.logs import OFFSET, PARTITION, Log
 from streamfm.labels.names import (
-    CLICK,
     CLICKS,
     CLICKS_BY_ID,
     COPIES,
     ID,
+    NEGATIVE,
     NEW,
-    NUMBER,
+    POSITIVE,
     RANK,
     READ,
     ROW,
     SAMPLED_OUT,
     STATE,
+    UNSETTLED,
     US,
     WEIGHT,
 )
@@ -35,6 +36,7 @@ from streamfm.labels.repeats import Hashes, hash_parts, repeated
 from streamfm.labels.settings import LabelSettings
 
 _ROWS = 1 << 17
+UNKNOWN_WEIGHT = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,26 +141,24 @@ class Join:
         all_ids = f"SELECT id, us, weight, false AS copied FROM {CLICKS}"
         if self.has_copies:
             all_ids += f" UNION ALL SELECT {ID}, NULL, NULL, true FROM {COPIES} WHERE {RANK} = 1"
-        # Few have more than one, and lists are dear.
         self.source.execute(
-            f"CREATE TABLE {CLICKS_BY_ID} AS WITH by_id AS MATERIALIZED (SELECT id, min(us) AS first, max(us) AS last, "
-            f"max(weight) AS weight, bool_or(copied) AS copied FROM ({all_ids}) GROUP BY id), "
-            f"several AS (SELECT id, list({{'us': us, 'weight': weight}}) AS clicks FROM {CLICKS} "
-            "WHERE id IN (SELECT id FROM by_id WHERE first < last) GROUP BY id) "
-            "SELECT * FROM by_id LEFT JOIN several USING (id)"
+            f"CREATE TABLE {CLICKS_BY_ID} AS SELECT id, min(us) AS first, max(us) AS last, max(weight) AS weight, "
+            f"bool_or(copied) AS copied FROM ({all_ids}) GROUP BY id"
         )
 
     def labelled(self, *, in_order: bool, click_rate: float = 0.0) -> str:
-        """SQL of the new rows: all columns of the impressions, the label, the weight, `STATE` and `NUMBER`.
+        """SQL of the new rows: all columns of the impressions, the label, the weight, `STATE`.
 
         Args:
             in_order: Whether in the order of time and id.
             click_rate: For late positives whose rows carry no score.
         """
         settings = self.settings
-        state = f"CASE WHEN {WEIGHT} IS NOT NULL THEN 1 WHEN {kept(settings, f's.{ID}')} THEN 0 ELSE {SAMPLED_OUT} END"
+        state = (
+            f"CASE WHEN {WEIGHT} > 0 THEN {POSITIVE} WHEN {WEIGHT} = {UNKNOWN_WEIGHT} THEN {UNSETTLED} "
+            f"WHEN {kept(settings, f's.{ID}')} THEN {NEGATIVE} ELSE {SAMPLED_OUT} END"
+        )
         wanted = f"s.*, {self.weight('s', 'c')} AS {WEIGHT}, {state} AS {STATE}, c.last IS NOT NULL AS {RANK}"
-        wanted += f", c.rowid AS {NUMBER}"
         clicks = f"LEFT JOIN {CLICKS_BY_ID} c ON s.{ID} = c.id"
         closed = f"{US} < {self.closing.closed_us}"
         joined = f"SELECT {wanted} FROM ({self.new(closed)}) s {clicks}"
@@ -168,24 +168,42 @@ class Join:
         if self.has_late:
             joined += f" UNION ALL {late_rows(self.shown(READ), settings, self.score, click_rate)}"
         has_offsets = self.impressions.log.has_offsets
-        hidden = [ID, US, READ, WEIGHT, STATE, RANK, NUMBER, *([PARTITION, OFFSET] if has_offsets else [])]
+        hidden = [ID, US, READ, WEIGHT, STATE, RANK, *([PARTITION, OFFSET] if has_offsets else [])]
         columns = [f"* EXCLUDE ({', '.join(hidden)})"]
-        columns += [f"CAST({WEIGHT} IS NOT NULL AS TINYINT) AS {quoted(settings.label)}"]
-        columns += [f"coalesce({WEIGHT}, 1.0) AS {quoted(settings.weight)}"] if settings.weight else []
+        columns += [f"CAST(coalesce({WEIGHT} > 0, false) AS TINYINT) AS {quoted(settings.label)}"]
+        weight = f"CASE WHEN {WEIGHT} > 0 THEN {WEIGHT} ELSE 1.0 END"
+        columns += [f"{weight} AS {quoted(settings.weight)}"] if settings.weight else []
         columns += [f"CASE WHEN {RANK} THEN CAST({STATE} AS TINYINT) END AS {STATE}"]
-        columns += [f"CASE WHEN {RANK} THEN {NUMBER} END AS {NUMBER}"]
         # By the columns themselves: what is hidden need not be sorted with them.
         order = f"ORDER BY {self.impressions.log.time}, {self.impressions.log.identity}" if in_order else ""
         return f"SELECT {', '.join(columns)} FROM ({joined}) WHERE {STATE} >= 0 OR {RANK} {order}"
 
     def weight(self, shown: str, clicks: str) -> str:
-        """SQL of the largest weight among the clicks that count for an impression; NULL where there is none."""
+        """SQL of the largest weight among the clicks that count for an impression; NULL where there is none.
+
+        Where some of its clicks count and some do not, `UNKNOWN_WEIGHT`: `settle` looks at each of them.
+        """
         s, c = f"{shown}.{US}", clicks
         last = f"{s} + {self.reach_us}"
-        among = f"[{CLICK}.weight FOR {CLICK} IN {c}.clicks IF {CLICK}.us BETWEEN {s} AND {last}]"
         return (
             f"CASE WHEN {c}.last IS NULL THEN NULL WHEN {c}.first >= {s} AND {c}.last <= {last} THEN {c}.weight "
-            f"WHEN {c}.last < {s} OR {c}.first > {last} THEN NULL ELSE list_max({among}) END"
+            f"WHEN {c}.last < {s} OR {c}.first > {last} THEN NULL ELSE {UNKNOWN_WEIGHT} END"
+        )
+
+    def settle(self, table: str) -> None:
+        """Label the rows whose clicks count in part; among so many rows they are too few to burden the join with."""
+        log, settings, identity = self.impressions.log, self.settings, self.casts[0]
+        counts = f"c.us BETWEEN {log.us} AND {log.us} + {self.reach_us}"
+        largest = (
+            f"SELECT l.rowid AS number, max(c.weight) FILTER ({counts}) AS weight FROM {table} l "
+            f"JOIN {CLICKS} c ON c.id = {identity} WHERE {STATE} = {UNSETTLED} GROUP BY ALL"
+        )
+        changes = [f"{quoted(settings.label)} = CAST(w.weight IS NOT NULL AS TINYINT)"]
+        changes += [f"{quoted(settings.weight)} = coalesce(w.weight, 1.0)"] if settings.weight else []
+        negative = f"CASE WHEN {kept(settings, identity)} THEN {NEGATIVE} ELSE {SAMPLED_OUT} END"
+        changes += [f"{STATE} = CASE WHEN w.weight IS NOT NULL THEN {POSITIVE} ELSE {negative} END"]
+        self.source.execute(
+            f"UPDATE {table} SET {', '.join(changes)} FROM ({largest}) w WHERE {table}.rowid = w.number"
         )
 
     @property

@@ -21,7 +21,7 @@ weight u comes back with v - u. p is at most `MOST_PROBABLE`, since a row may no
 from __future__ import annotations
 
 from streamfm.labels.drawing import kept
-from streamfm.labels.names import AGAIN, CLICKS, ID, LATE, MATCHED, NUMBER, RANK, ROW, STATE, US, WEIGHT
+from streamfm.labels.names import AGAIN, CLICKS, ID, LATE, MATCHED, RANK, ROW, STATE, US, WEIGHT
 from streamfm.labels.settings import LabelSettings
 
 MOST_PROBABLE = 0.95
@@ -55,7 +55,7 @@ def late_rows(shown: str, settings: LabelSettings, score: str | None, click_rate
     false_negative = f"CASE WHEN {kept(settings, f'{ROW}.{ID}')} THEN {odds} ELSE 0 END"
     weight = f"CASE WHEN l.old IS NULL THEN l.new + {false_negative} ELSE l.new - l.old END"
     return (
-        f"SELECT {ROW}.*, {weight} AS {WEIGHT}, {AGAIN} AS {STATE}, true AS {RANK}, NULL AS {NUMBER} "
+        f"SELECT {ROW}.*, {weight} AS {WEIGHT}, {AGAIN} AS {STATE}, true AS {RANK} "
         f"FROM ({shown}) {ROW} JOIN {LATE} l ON {ROW}.{ID} = l.id AND {ROW}.{US} = l.us "
         f"QUALIFY row_number() OVER (PARTITION BY {ROW}.{ID} ORDER BY {ROW}) = 1"
     )

@@ -25,12 +25,9 @@ ID, US, READ = quoted("streamfm id"), quoted("streamfm time"), quoted("streamfm 
 
 WEIGHT, STATE, RANK = quoted("streamfm weight"), quoted("streamfm state"), quoted("streamfm rank")
 
-NUMBER = quoted("streamfm number")
-"""Of a labelled row with clicks: their row in `CLICKS_BY_ID`."""
+ROW = quoted("streamfm row")
+"""A table's alias: a name that no column has."""
 
-CLICK, ROW = quoted("streamfm click"), quoted("streamfm row")
-"""Variables: names that no column has."""
-
-SAMPLED_OUT, NEGATIVE, POSITIVE, AGAIN = -1, 0, 1, 2
+SAMPLED_OUT, NEGATIVE, POSITIVE, AGAIN, UNSETTLED = -1, 0, 1, 2, 3
 """States of a row with clicks; NULL is a negative without any. One that is sampled out is no labelled row: only its
-clicks are counted. One that teaches again was labelled before."""
+clicks are counted. One that teaches again was labelled before. One that is not settled waits for `Join.settle`."""

@@ -378,3 +378,23 @@ def test_events_without_an_id_or_a_time_are_counted(clock: dt.datetime | None) -
     assert (4, 1, 1, 1, 1) == (counts.impressions, counts.without_id, counts.without_time, counts.open, counts.closed)
     assert (5, 2, 1) == (counts.clicks, counts.clicks_without_id_or_time, counts.clicks_without_impression)
     assert (1, 1) == (counts.clicks_in_window, counts.clicks_open)
+
+
+@pytest.mark.parametrize("large_rows", [0, 1_000_000])
+@pytest.mark.parametrize("in_order", [True, False])
+def test_clicks_in_and_out_of_a_window(large_rows: int, in_order: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In memory or in a file: it makes no difference to what is labelled."""
+    monkeypatch.setattr("streamfm.labels.closing.LARGE_ROWS", large_rows)
+    shown = log({"c": 22, "b": 21, "a": 20, "end": 100})
+    times = {"a": [15, 25, 40], "b": [15, 40], "c": [31, 32, 40], "end": [100]}
+    named = [(name, second) for name, seconds_ in times.items() for second in seconds_]
+    clicks = pa.table({"event_id": [name for name, _ in named], "ts": seconds(*(second for _, second in named))})
+    kinds = pa.array(["install", "click", "install", "install", "install", "click", "install", "install", "click"])
+    settings = settings_of(click_kind="k", positives={"click": 1.0, "install": 3.0}, weight="w", negative_share=0.999)
+    with closed_labels(shown, clicks.append_column("k", kinds), settings, in_order=in_order) as labels:
+        table = pa.Table.from_batches(list(labels.source.batches(labels.source.sql)))
+        counts = labels.counts
+    found = list(zip(*(table[name].to_pylist() for name in ("event_id", "clicked", "w")), strict=True))
+    expected = [("a", 1, 1.0), ("b", 0, 1.0), ("c", 1, 3.0)]
+    assert expected == (found if in_order else sorted(found))
+    assert (2, 3, 3, 2) == (counts.positives, counts.clicks_in_window, counts.clicks_late, counts.clicks_before)
