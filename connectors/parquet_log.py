@@ -68,6 +68,20 @@ class EventLog:
         """The names of the topics, each once."""
         return tuple(sorted({folder.manifest().identity.topic for folder in list_topics(self.folder)}))
 
+    def topic_of(self, kind: Kind, *, option: str) -> str:
+        """The log's only topic of a kind.
+
+        Raises:
+            StreamError: It has none, or several; the hint names the option that tells which.
+        """
+        manifests = [folder.manifest() for folder in list_topics(self.folder)]
+        found = sorted({manifest.identity.topic for manifest in manifests if manifest.kind == kind})
+        if len(found) != 1:
+            have = f"several topics of {kind}: {', '.join(found)}" if found else f"no topic of {kind}"
+            hint = f"{option} names one" if found else "streamfm collect makes it"
+            raise StreamError(f"{self.folder}: has {have}", hint=hint)
+        return found[0]
+
     def folders(self, topic: str) -> list[TopicFolder]:
         """The folders of a topic: one for each time that it was made, or for each cluster.
 

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from connectors.jsonl_files import told
-from connectors.parquet_log_locks import FolderLock
 from connectors.parquet_log_schema import Kind, LogSchema
 from streamfm import files
 from streamfm.errors import StreamError
+from streamfm.locking import FolderLock
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -55,13 +55,20 @@ class PartitionState:
         begin: The first offset that the log is to have; retention moves it.
         end: How far the log had come when this was written; it may have come further.
         source: The file that it was collected from; empty for Kafka's.
-        digest: Of JSON lines, what stands before the end; tells the file from another one.
+        digest: Of JSON lines, what stands before its end; of Parquet, ids and times; tells the file from another one.
+        digest_end: Where the digest ends: the log may have come further. None in older logs: at the end.
     """
 
     begin: int
     end: int
     source: str = ""
     digest: str = ""
+    digest_end: int | None = None
+
+    @property
+    def digested(self) -> int:
+        """Where the digest ends."""
+        return self.end if self.digest_end is None else self.digest_end
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

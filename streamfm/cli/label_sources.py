@@ -33,8 +33,8 @@ class LabelSource:
 
     Attributes:
         log: The folder of an event log, or None.
-        impressions: Its topic; without a log, files or SQL.
-        clicks: The same.
+        impressions: Its topic, empty for the only one that holds impressions; without a log, files or SQL.
+        clicks: The same for clicks.
         skip_damaged: Whether to go on without segments of the log that are damaged or missing.
     """
 
@@ -63,9 +63,11 @@ class _LogFeed:
         from connectors.parquet_log import EventLog
         from streamfm.retraining import Relations
 
-        damaged = "skip" if self._skip else "refuse"
-        with EventLog(self._log).snapshot(self._impressions, self._clicks, damaged=damaged) as snapshot:  # type: ignore[arg-type]
-            yield Relations(snapshot.relation(self._impressions), snapshot.relation(self._clicks))
+        log = EventLog(self._log)
+        shown = self._impressions or log.topic_of("impressions", option="--impressions")
+        clicked = self._clicks or log.topic_of("clicks", option="--clicks")
+        with log.snapshot(shown, clicked, damaged="skip" if self._skip else "refuse") as snapshot:
+            yield Relations(snapshot.relation(shown), snapshot.relation(clicked))
 
 
 def label_source(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,9 +77,7 @@ def label_source(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*, log: Path | None, impressions: str | None, clicks: str | None, skip_damaged: bool, **rest: Any) -> Any:
         if log is None and not (impressions and clicks):
             raise click.UsageError("name a log: --log LOG, or two tables: --impressions DATA --clicks DATA")
-        source = LabelSource(
-            log=log, impressions=impressions or "impressions", clicks=clicks or "clicks", skip_damaged=skip_damaged
-        )
+        source = LabelSource(log=log, impressions=impressions or "", clicks=clicks or "", skip_damaged=skip_damaged)
         return function(source=source, **rest)
 
     decorated: Callable[..., Any] = call
@@ -89,12 +89,14 @@ def label_source(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Go on without segments of the log that are damaged or missing; they are named.",
         ),
         option(
-            "--clicks", heading=SOURCE, help="The log's topic of clicks [clicks]; without --log, files or an SQL query."
+            "--clicks",
+            heading=SOURCE,
+            help="The log's topic of clicks, if it has several; without --log, files or SQL.",
         ),
         option(
             "--impressions",
             heading=SOURCE,
-            help="The log's topic of impressions [impressions]; without --log, files or an SQL query.",
+            help="The log's topic of impressions, if it has several; without --log, files or SQL.",
         ),
         option(
             "--log",

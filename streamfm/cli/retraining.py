@@ -128,8 +128,8 @@ def retrain(model: str, source: LabelSource, labels: LabelSettings, **given: Any
     every_s, as_json = given.pop("every"), given.pop("as_json")
     once = {name: given.pop(name) for name in ("full", "dry_run")}
     alias, since = given.pop("alias"), given.pop("since")
-    if every_s is not None and any(once.values()):
-        raise click.UsageError("--every goes on learning; --full and --dry-run are for one round")
+    if every_s is not None and (since or any(once.values())):
+        raise click.UsageError("--every goes on learning; --full, --dry-run and --since are for one round")
     registry, name = model_in(model.removesuffix(f"@{alias}"))
     settings = _settings(labels, given)
     with TrainingProgress() as progress:
@@ -165,9 +165,9 @@ def print_report(report: RoundReport) -> None:
 def _serve(retrainer: Retrainer, every_s: float, *, as_json: bool) -> int:
     from streamfm.retraining import Pace, serve
 
-    def told(news: RoundReport | StreamFMError) -> None:
+    def told(news: RoundReport | StreamFMError | OSError) -> None:
         now = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
-        if isinstance(news, StreamFMError):
+        if isinstance(news, (StreamFMError, OSError)):
             say(f"{now} {complaint(news)}")
         elif as_json:
             answer(json.dumps(news.to_dict()))

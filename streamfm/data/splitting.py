@@ -37,16 +37,23 @@ def split(source: Source, spec: FeatureSpec, *, valid_fraction: float, seed: int
 
 def _cut(source: Source, spec: FeatureSpec, fraction: float) -> str:
     """SQL of the instant from which on rows validate."""
+    return f"make_timestamptz({cut_us(source, spec, fraction)})"
+
+
+def cut_us(source: Source, spec: FeatureSpec, fraction: float) -> int:
+    """The instant from which on the latest `fraction` of the rows are, in microseconds since 1970.
+
+    Raises:
+        DataError: No row has an event time.
+    """
     time = instant(source.column(spec.event_time))
     known = source.fetch(f"count({time})")[0]
     if not known:
         raise DataError(f"{source.name}: event time {spec.event_time!r} is NULL in every row")
     offset = min(known - 1, round(known * (1 - fraction)))
     # Sorted, not a quantile function: those hold all values in memory.
-    microseconds = source.fetch(
-        f"epoch_us({time})", f"WHERE {time} IS NOT NULL ORDER BY {time} LIMIT 1 OFFSET {offset}"
-    )[0]
-    return f"make_timestamptz({microseconds})"
+    found = source.fetch(f"epoch_us({time})", f"WHERE {time} IS NOT NULL ORDER BY {time} LIMIT 1 OFFSET {offset}")
+    return int(found[0])
 
 
 def _mixed(seed: int) -> str:

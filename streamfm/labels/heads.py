@@ -25,6 +25,8 @@ class Head:
         new: Rows that were not read before.
         future: How many of them are from the future.
         without_time: How many of them have no time.
+        live: Of each partition that a stream fills (its rows have a `_timestamp`; those of files have none), the
+            largest time.
     """
 
     log: Log
@@ -35,6 +37,7 @@ class Head:
     new: int
     future: int
     without_time: int
+    live: Mapping[str, int]
 
     def rows(self, limit_us: int | None) -> str:
         """SQL that is true of the rows that this look found, without those of the future."""
@@ -80,6 +83,7 @@ def look_at(
         f"count(*) {_only(new)}",
         f"count(*) {_only(new, future)}",
         f"count(*) {_only(new)} - count({log.us}) {_only(new)}",
+        f"count({log.arrival})" if log.arrival else "0",
     ]
     found = log.source.execute(log.source.select(", ".join(aggregates), f"WHERE {prune} GROUP BY ALL"))
     return Head(
@@ -91,6 +95,7 @@ def look_at(
         new=sum(row[4] for row in found),
         future=sum(row[5] for row in found),
         without_time=sum(row[6] for row in found),
+        live={row[0]: row[2] for row in found if row[7] and row[2] is not None},
     )
 
 

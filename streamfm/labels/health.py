@@ -13,6 +13,11 @@ from streamfm.labels.counting import LabelCounts
 from streamfm.labels.heads import Head
 from streamfm.labels.settings import LabelSettings, moment
 
+ENOUGH_ROWS = 1_000
+"""Rows without one click that are held to be wrong where nothing is known of the rate before."""
+
+_RARE = "are clicks collected? Where they are so rare, allow for more: stalled_s, --stalled"
+
 Z = 3.0
 """Standard errors that an interval reaches to either side: 0.3 % of all rounds lie outside by chance."""
 
@@ -43,7 +48,23 @@ def judge_heads(impressions: Head, clicks: Head, settings: LabelSettings) -> Ref
             f"{clicks.log.source.name}: the newest is of {_shown(clicks.newest_us)}, {_length(behind_us)} behind "
             f"the impressions, expected at most {timedelta(seconds=settings.stalled_s)}"
         )
-        return Refusal("stalled", message, "are clicks collected? Where they are so rare, raise stalled_s")
+        return Refusal("stalled", message, _RARE)
+    return _stalled_partition(impressions.newest_us, clicks, settings)
+
+
+def _stalled_partition(newest_us: int, clicks: Head, settings: LabelSettings) -> Refusal | None:
+    """Whether a part of the clicks has stalled, which the newest of all does not show.
+
+    A partition that was silent for longer than `lookback_s` is taken for one that nobody writes to any more.
+    """
+    for partition, partition_us in sorted(clicks.live.items()):
+        behind_us = newest_us - partition_us
+        if settings.stalled_s * 1e6 < behind_us <= (settings.stalled_s + settings.lookback_s) * 1e6:
+            message = (
+                f"{clicks.log.source.name}: the newest of {partition} is of {_shown(partition_us)}, "
+                f"{_length(behind_us)} behind the impressions, expected at most {timedelta(seconds=settings.stalled_s)}"
+            )
+            return Refusal("stalled", message, _RARE)
     return None
 
 
@@ -56,20 +77,23 @@ def judge_counts(counts: LabelCounts, settings: LabelSettings) -> Refusal | None
     refused only for a gross error, and a long one for any.
     """
     if counts.closed + counts.again == 0:
-        hint = "labels wait for window_s and lateness_s after their impression, and for clicks as late as that"
+        hint = "labels wait until the window after their impression has closed, and for clicks as late as that"
         return Refusal("nothing_new", f"no impression was closed ({counts.open:,} are open)", hint)
-    if counts.closed and not counts.in_window:
-        message = f"{counts.closed:,} impressions were closed, and not one of them has a click"
-        return Refusal("no_clicks", message, "are clicks collected, and do they bear the impressions' ids?")
     low, high = settings.ctr_bounds
     now, before = wilson(counts.in_window, counts.closed), wilson(counts.in_window_before, counts.labelled_before)
+    if counts.closed and not counts.in_window:
+        message = f"{counts.closed:,} impressions were closed, and not one of them has a click"
+        expected = now[1] < low * before[0] if counts.in_window_before else counts.closed >= ENOUGH_ROWS
+        if expected:
+            return Refusal("no_clicks", message, "are clicks collected, and do they bear the impressions' ids?")
+        return Refusal("nothing_new", f"{message}: too few to tell, they wait", "more rows will tell")
     if now[1] < low * before[0] or now[0] > high * before[1]:
         rates = counts.in_window / counts.closed, counts.in_window_before / counts.labelled_before
         message = (
             f"{rates[0]:.3%} of {counts.closed:,} impressions have a click, of the {counts.labelled_before:,} before "
             f"{rates[1]:.3%}: {rates[0] / rates[1]:.2f} times as many, expected {low:g} to {high:g}"
         )
-        hint = "is a part of the log missing, or twice there? If it is the world that changed, widen ctr_bounds once"
+        hint = "is a part of the log missing, or twice there? If the world has changed, --ctr-bounds once"
         return Refusal("ctr_out_of_bounds", message, hint)
     return None
 

@@ -23,7 +23,7 @@ from streamfm.expressions import quoted
 from streamfm.features import Input
 from streamfm.labels.settings import Position, microseconds
 
-PARTITION, OFFSET = "_partition", "_offset"
+PARTITION, OFFSET, ARRIVAL = "_partition", "_offset", "_timestamp"
 _TIMES = ("DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "TIMESTAMP_NS", "TIMESTAMP_MS", "TIMESTAMP_S")
 _SECOND_US = 1_000_000
 
@@ -51,6 +51,7 @@ class Log:
         kind: Its type.
         us: SQL of the time in microseconds since 1970, in UTC; NULL where there is none, or one that is infinite.
         has_offsets: Whether it has the columns `_partition` and `_offset`.
+        arrival: The column of the broker's time; None where there is none.
     """
 
     def __init__(self, source: Source, identity: str, time: str, *others: str) -> None:
@@ -71,6 +72,7 @@ class Log:
         self.us = f"epoch_us({self.time})"
         names = {name.casefold() for name in source.columns}
         self.has_offsets = {PARTITION, OFFSET} <= names
+        self.arrival = ARRIVAL if self.has_offsets and ARRIVAL in names else None
 
     @cached_property
     def identity_type(self) -> str:

@@ -97,14 +97,15 @@ class LabelSettings:
             raise SpecError(f"label and weight are the same column {self.label!r}", hint="name another weight")
         if not self.weight and (self.late_positives or set(self.positives.values()) != {1.0}):
             what = "late_positives needs" if self.late_positives else "positives of other weights than 1 need"
-            raise SpecError(
-                f"{what} a column for weights", hint='weight = "sample_weight", and so in the specification'
-            )
+            hint = 'add weight = "sample_weight" to features.toml, and train anew'
+            raise SpecError(f"{what} a column for weights", hint=hint)
 
     def to_json(self) -> dict[str, Any]:
         """For a manifest."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return values | {"positives": dict(self.positives), "ctr_bounds": list(self.ctr_bounds)}
+        # JSON has no infinity: None stands for a bound that is none.
+        bounds = [None if math.isinf(bound) else bound for bound in self.ctr_bounds]
+        return values | {"positives": dict(self.positives), "ctr_bounds": bounds}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

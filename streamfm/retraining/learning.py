@@ -13,22 +13,26 @@ from typing import Any
 
 from streamfm.data.labelled_rows import LabelledBatch, LabelledRows, instant
 from streamfm.data.sources import Source
-from streamfm.data.splitting import split
+from streamfm.data.splitting import cut_us
 from streamfm.encoder import Encoded
+from streamfm.errors import DataError
 from streamfm.features import FeatureSpec
 from streamfm.finetuning import FineTuner
 from streamfm.labels import Labels, Position, logit_correction
-from streamfm.labels.settings import moment
+from streamfm.labels.settings import microseconds, moment
 from streamfm.model import ModelSettings
 from streamfm.pipeline.progress import PipelineProgress
 from streamfm.pipeline.running import PROOF_ROWS, PipelineSettings, train
 from streamfm.retraining.candidates import WindowRows
-from streamfm.retraining.served import Served
+from streamfm.retraining.served import Served, position_of
 from streamfm.retraining.settings import RetrainSettings
 from streamfm.settings import TrainSettings
 
 _NEWEST_BATCHES = 3
 """Batches of learnt rows that are kept for the test of the lineage: some 100,000 rows."""
+
+LEAST_FRESH_ROWS = 10
+"""New rows later than what the parent has learnt, without which there is no window."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +66,7 @@ def learn_on(labels: Labels, parent: Served, settings: RetrainSettings, progress
     """
     spec, tuner = parent.scorer.spec, parent.tuner.copy()
     tuner.rebase(logit_correction(settings.labels.negative_share))
-    earlier, window, until = _cut(labels.source, spec, settings)
+    earlier, window, until = _cut(labels, parent, settings)
     total, done, replayed, reports = earlier.source.rows, 0, 0, []
     newest: deque[LabelledBatch] = deque(maxlen=_NEWEST_BATCHES)
     progress.stage("learning", 0, total)
@@ -106,32 +110,52 @@ def learn_anew(
         DataError: As `learn_on`, and as `streamfm.pipeline.train`.
     """
     spec = parent.scorer.spec
-    earlier, window, until = _cut(labels.source, spec, settings)
+    earlier, window, until = _cut(labels, parent, settings)
     newest = WindowRows(deque(earlier.batches(), _NEWEST_BATCHES), negative_share=settings.labels.negative_share)
     with everything(moment(until)) as all_labels, tempfile.TemporaryDirectory(dir=settings.folder) as folder:
         rows = all_labels.source
         trained = train(spec, rows, Path(folder) / "anew", settings=_as_before(parent, settings), progress=progress)
         tuner = FineTuner.from_bundle(trained.bundle, settings.tuning)
         tuner.logit_shift = logit_correction(settings.labels.negative_share)
+        # What chose the weights has not been learnt.
+        seen = microseconds(position_of(trained.bundle.manifest).closed_until)
+        held = rows.part("held back", f"{_time(rows, spec)} >= {seen}")
+        reports = [trained.report.to_dict()]
+        if held.rows:
+            reports += [tuner.learn(batch).to_json() for batch in LabelledRows(held, spec).batches()]
         total = rows.rows
     return Learnt(
         tuner=tuner,
         window=window,
         newest=newest,
         calibration=newest.encoded(tuner.encoder).part(0, PROOF_ROWS),
-        position=replace(labels.position, closed_until=moment(until)),
+        position=replace(labels.position, closed_until=moment(until), clicks_until=None),
         rows={"learnt": total, "replayed": 0, "window": window.rows},
-        reports=[trained.report.to_dict()],
+        reports=reports,
     )
 
 
-def _cut(source: Source, spec: FeatureSpec, settings: RetrainSettings) -> tuple[LabelledRows, WindowRows, int]:
-    """The new rows without the newest, those, and when they begin, in microseconds since 1970."""
-    share = min(settings.window_share, settings.max_window_rows / source.rows)
-    earlier, newest = split(source, spec, valid_fraction=share, seed=0)
+def fresh_rows(labels: Labels, parent: Served) -> Source:
+    """The new rows that are later than what the parent has learnt: all but those that came late."""
+    source, since = labels.source, microseconds(parent.position.closed_until)
+    return source.part("fresh", f"{_time(source, parent.scorer.spec)} >= {since}")
+
+
+def _cut(labels: Labels, parent: Served, settings: RetrainSettings) -> tuple[LabelledRows, WindowRows, int]:
+    """The new rows without the newest, those, and when they begin, in microseconds since 1970.
+
+    The window is cut from the fresh rows, so that it begins no earlier than where the parent ends: else rows that the
+    parent has learnt would be before its end, and behind the candidate's.
+    """
+    source, spec, fresh = labels.source, parent.scorer.spec, fresh_rows(labels, parent)
+    until = cut_us(fresh, spec, min(settings.window_share, settings.max_window_rows / fresh.rows))
+    earlier = source.part("to learn", f"{_time(source, spec)} < {until}")
+    newest = source.part("window", f"{_time(source, spec)} >= {until}")
+    if not earlier.rows:
+        raise DataError(f"{source.name}: all {newest.rows:,} are of one instant", hint="wait for later ones")
     rows = LabelledRows(source, spec)
     window = WindowRows(list(rows.part(newest).batches()), negative_share=settings.labels.negative_share)
-    return rows.part(earlier), window, int(newest.fetch(f"min({_time(newest, spec)})")[0])
+    return rows.part(earlier), window, until
 
 
 def _time(source: Source, spec: FeatureSpec) -> str:

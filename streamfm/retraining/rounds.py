@@ -13,6 +13,7 @@ next round begins with the same parent, and so with the same rows: none is learn
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -28,12 +29,12 @@ from streamfm.errors import BundleError, RegistryError
 from streamfm.features import FeatureSpec
 from streamfm.gate import Evidence, Verdict
 from streamfm.labels import Labels, Position, closed_labels
+from streamfm.locking import FolderLock
 from streamfm.pipeline.progress import NoProgress, PipelineProgress
 from streamfm.registry import CHAMPION, Registry
 from streamfm.retraining.candidates import Candidate, Judged, Opponents
 from streamfm.retraining.feeds import Feed, Relations
-from streamfm.retraining.learning import Learnt, learn_anew, learn_on
-from streamfm.retraining.lock import locked
+from streamfm.retraining.learning import LEAST_FRESH_ROWS, Learnt, fresh_rows, learn_anew, learn_on
 from streamfm.retraining.reports import Outcome, RoundReport
 from streamfm.retraining.served import Served, open_served
 from streamfm.retraining.settings import RetrainSettings
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 
 ANCHOR = "anchor"
 """The alias of the version that the gate compares the lineage with; it keeps it from being pruned."""
+
+LOCK_NAME = "retraining.lock"
 
 _CARRIED = ("model", "report")
 """What a first training wrote into its manifest, and every version after it repeats."""
@@ -109,7 +112,7 @@ class Retrainer:
             SpecError: The specification lacks what labels need.
         """
         self._registry.model(self._name)
-        with locked(self._registry.root / self._name, self._name):
+        with FolderLock(self._registry.root / self._name / LOCK_NAME, f"retraining {self._name}"):
             self._clear_workplaces()
             parent = self._open_parent()
             stages = Stages()
@@ -187,11 +190,17 @@ class Retrainer:
             reason, message, hint = labels.refusal
             outcome: Outcome = "nothing" if reason == "nothing_new" else "held"
             return RoundReport(outcome=outcome, message=message, hint=hint, parent=parent.version, counts=counts)
-        rows = labels.source.rows
+        rows, fresh = labels.source.rows, fresh_rows(labels, parent).rows
+        message = ""
         if rows < self._settings.least_rows:
             message = f"{rows:,} new rows, and a round takes {self._settings.least_rows:,}: they wait"
-            return RoundReport(outcome="nothing", message=message, parent=parent.version, counts=counts)
-        return None
+        elif fresh < LEAST_FRESH_ROWS:
+            message = (
+                f"{rows - fresh:,} of {rows:,} new rows came late, and there is nothing newer to judge on: they wait"
+            )
+        if not message:
+            return None
+        return RoundReport(outcome="nothing", message=message, parent=parent.version, counts=counts)
 
     def _judge(self, learnt: Learnt, labels: Labels, parent: Served, place: Path, *, full: bool) -> Judged:
         training = {
@@ -203,7 +212,7 @@ class Retrainer:
                 "labels": labels.counts.to_json(),
                 "rows": dict(learnt.rows),
                 "learning": learnt.reports,
-                "settings": asdict(self._settings),
+                "settings": asdict(self._settings) | {"labels": self._settings.labels.to_json()},
             },
         }
         candidate = Candidate(
@@ -298,7 +307,7 @@ class Retrainer:
     @contextmanager
     def _workplace(self) -> Iterator[Path]:
         """Where the candidate is written: beside the models, so that publishing it is a renaming."""
-        place = self._registry.root / f"{self._prefix}{files.token()}"
+        place = self._registry.root / f".{self._name}.retraining-{files.token()}"
         try:
             yield place
         finally:
@@ -306,10 +315,8 @@ class Retrainer:
 
     def _clear_workplaces(self) -> None:
         """Remove what rounds that were killed have left; the lock is held, so none is at work."""
-        for pattern in (f"{self._prefix}*", f".{self._prefix}*.partial"):
-            for place in self._registry.root.glob(pattern):
+        # No model's name begins with a dot; `BundleWriter` puts another one before it while it writes.
+        left = re.compile(rf"\.?\.{re.escape(self._name)}\.retraining-[0-9a-f]+(\.[0-9a-f]+\.partial)?")
+        for place in self._registry.root.iterdir():
+            if left.fullmatch(place.name):
                 files.remove_tree(place)
-
-    @property
-    def _prefix(self) -> str:
-        return f"{self._name}-retraining-"

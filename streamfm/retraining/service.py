@@ -13,7 +13,7 @@ from streamfm.retraining.rounds import Retrainer
 
 log = logging.getLogger(__name__)
 
-Told = Callable[[RoundReport | StreamFMError], None]
+Told = Callable[[RoundReport | StreamFMError | OSError], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +61,7 @@ def serve(
         try:
             told(retrainer.round())
             errors = 0
-        except StreamFMError as error:
+        except (StreamFMError, OSError) as error:
             told(error)
             errors += 1
         if wait(pace.wait_s(clock() - began, errors)):

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import json
+import logging
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from log_events import CLICKED, NOON, SHOWN, clicked, rows_of, shown, table
 
 from connectors.file_collector import collect_files
@@ -13,6 +18,8 @@ from connectors.kafka_collected_topics import Collected
 from connectors.parquet_log import EventLog
 from connectors.parquet_log_collecting import RollSettings
 from streamfm.errors import StreamError
+
+WRITTEN = b"".join(shown(number) + b"\n" for number in range(4))
 
 
 def collect(log: Path, *paths: Path, rows: int = 1_000_000) -> Collected:
@@ -61,6 +68,77 @@ def test_a_parquet_file_is_collected_by_its_rows(tmp_path: Path) -> None:
     assert {} == collect(log, path).rows
 
 
+def later(found: pa.Table) -> pa.Table:
+    return found.set_column(1, "ts", table(range(1, len(found) + 1))["ts"])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [table(range(10, 15)), table([*range(4), 9, *range(4, 9)]), later(table(range(5)))],
+    ids=["as many", "more", "other times"],
+)
+def test_a_parquet_file_of_other_rows_is_refused_by_name(tmp_path: Path, other: pa.Table) -> None:
+    path, log = tmp_path / "a.parquet", tmp_path / "log"
+    pq.write_table(table(range(5)), path)
+    collect(log, path)
+    pq.write_table(other, path)
+    with pytest.raises(StreamError, match=r"a.parquet: is another file: the event_id and ts of its first 5 rows are not") as refused:
+        collect(log, path)
+    assert "a file may only grow" in str(refused.value.hint)
+    assert named(range(5)) == rows_of(log, "shown")
+
+
+def test_a_parquet_file_that_is_written_in_another_way_is_the_same_one(tmp_path: Path) -> None:
+    path, log = tmp_path / "a.parquet", tmp_path / "log"
+    pq.write_table(table(range(50)), path, row_group_size=7)
+    collect(log, path)
+    grown = table(range(60))
+    times = grown["ts"].cast(pa.timestamp("ns", tz="UTC"))
+    grown = grown.set_column(0, "event_id", grown["event_id"].dictionary_encode()).set_column(1, "ts", times)
+    pq.write_table(grown, path, row_group_size=11)
+    assert {"shown": 10} == collect(log, path).rows
+    assert named(range(60)) == rows_of(log, "shown")
+
+
+def test_a_parquet_file_goes_on_where_the_time_is_another_column(tmp_path: Path) -> None:
+    path, log = tmp_path / "a.parquet", tmp_path / "log"
+    pq.write_table(table(range(5)), path)
+    collect_files(log, "clicked", replace(CLICKED, time=""), [path], stopping=lambda: False)
+    pq.write_table(table(range(8)), path)
+    assert {"clicked": 3} == collect_files(log, "clicked", CLICKED, [path], stopping=lambda: False).rows
+
+
+def test_what_was_collected_before_a_crash_is_known(tmp_path: Path) -> None:
+    path, log, turns = tmp_path / "a.parquet", tmp_path / "log", iter([False, False])
+    pq.write_table(table(range(130_000)), path)
+    with pytest.raises(StopIteration):
+        collect_files(log, "shown", SHOWN, [path], stopping=lambda: next(turns), roll=RollSettings(roll_rows=10))
+    pq.write_table(table(range(1, 130_001)), path)
+    with pytest.raises(StreamError, match=r"its first 122,880 rows"):
+        collect(log, path)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_upkeep_after_a_crash_before_the_note_makes_no_other_file_of_it(tmp_path: Path, name: str) -> None:
+    def write(count: int) -> None:
+        path.write_bytes(b"".join(shown(number) + b"\n" for number in range(count)))
+        if path.suffix == ".parquet":
+            pq.write_table(table(range(count)), path)
+
+    path, log = tmp_path / name, tmp_path / "log"
+    write(5)
+    collect(log, path)
+    (folder,) = EventLog(log).folders("shown")
+    before = folder.manifest().partitions[0]
+    write(8)
+    collect(log, path)
+    end = folder.manifest().partitions[0].end
+    # As the crash left it, and then upkeep, which notes how far segments go.
+    folder.change(lambda manifest: replace(manifest, partitions={0: replace(before, end=end)}))
+    write(9)
+    assert {"shown": 1} == collect(log, path).rows
+
+
 def test_rows_without_a_name_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(table(range(2)).set_column(0, "event_id", pa.array(["e0", None])), path)
@@ -98,6 +176,44 @@ def test_stopping_puts_what_was_read_into_the_log(tmp_path: Path) -> None:
     again = collect_files(tmp_path / "log", "clicked", CLICKED, [path], stopping=lambda: False)
     assert {"clicked": 20_000 - 8_192} == again.rows
     assert named(range(20_000)) == rows_of(tmp_path / "log", "clicked")
+
+
+def test_a_last_line_that_is_still_written_is_left_for_the_next_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    path, log, last = write_lines(tmp_path / "a.jsonl", range(2)), tmp_path / "log", shown(2)
+    begin = path.stat().st_size
+    with path.open("ab") as file:
+        file.write(last[:20])
+    found = collect(log, path)
+    assert ({"shown": 2}, {}) == (found.rows, found.errors)
+    assert f"{path}: the last line, at byte {begin:,}, has no end yet, and is left for the next time" in caplog.text
+    with path.open("ab") as file:
+        file.write(last[20:] + b"\n")
+    found = collect(log, path)
+    assert ({"shown": 1}, {}) == (found.rows, found.errors)
+    assert named(range(3)) == rows_of(log, "shown", errors=True)
+
+
+@pytest.mark.parametrize("last", [b"12", b"[]", b"null", b'"e2"', b'{"event_id": "e2"', b"\xff"])
+def test_only_a_whole_object_is_a_line_without_a_newline(tmp_path: Path, last: bytes) -> None:
+    path, log = tmp_path / "a.jsonl", tmp_path / "log"
+    path.write_bytes(shown(1) + b"\n" + last)
+    assert {"shown": 1} == collect(log, path).rows
+    path.write_bytes(shown(1) + b"\n" + last + b"\n" + shown(3))
+    assert {"shown": 2} == collect(log, path).rows
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, len(WRITTEN)), max_size=3).map(sorted))
+def test_however_a_file_grows_each_event_is_there_once(cuts: list[int]) -> None:
+    with TemporaryDirectory() as folder:
+        path, log = Path(folder) / "a.jsonl", Path(folder) / "log"
+        for cut in [*cuts, len(WRITTEN)]:
+            path.write_bytes(WRITTEN[:cut])
+            assert not collect(log, path).errors
+        assert named(range(4)) == rows_of(log, "shown", errors=True)
 
 
 def test_what_a_file_was_is_in_the_manifest(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from connectors.kafka_collected_topics import Collected
 from connectors.kafka_collector import Collector, CollectSettings
 from connectors.parquet_log import EventLog, contents_of
 from connectors.parquet_log_collecting import RollSettings
-from connectors.parquet_log_locks import LockedError
 from streamfm.errors import StreamError
+from streamfm.locking import LockedError
 from streamfm.testing.streams import FakeClock
 
 Collect = Callable[..., Collected]

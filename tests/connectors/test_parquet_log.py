@@ -9,10 +9,10 @@ import pytest
 from log_events import NOON, rows_of, table
 
 from connectors.parquet_log import EventLog, contents_of
-from connectors.parquet_log_locks import LockedError
 from connectors.parquet_log_schema import of_table
 from connectors.parquet_log_topics import Identity, open_topic
 from streamfm.errors import StreamError
+from streamfm.locking import LockedError
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ from connectors.parquet_log import EventLog, contents_of
 from connectors.parquet_log_collecting import PartitionCollector, RollSettings
 from connectors.parquet_log_decoding import RecordDecoder
 from connectors.parquet_log_erasure import erase
-from connectors.parquet_log_locks import LockedError
 from connectors.parquet_log_topics import Identity, TopicFolder, open_topic
 from connectors.parquet_log_upkeep import CompactSettings, Swept, compact, retain, sweep
 from streamfm.errors import StreamError
+from streamfm.locking import LockedError
 from streamfm.stream.ports import Event
 
 

@@ -178,7 +178,7 @@ def test_columns_with_the_names_of_anything_do_no_harm() -> None:
     assert {"a": 1, "b": 1, "c": 0} == labels_of(shown, clicks, **changes)
     since = Position(closed_until=START + dt.timedelta(seconds=20))
     with closed_labels(shown, clicks, settings_of(**changes), since=since) as labels:
-        assert {"c": 0} == rows_of(labels) if labels.refusal is None else "no_clicks" == labels.refusal.reason
+        assert {"c": 0} == rows_of(labels) if labels.refusal is None else "nothing_new" == labels.refusal.reason
         assert 2 == labels.history(5).rows
 
 
@@ -270,7 +270,9 @@ def test_reasons_to_refuse() -> None:
     assert "nothing_new" == refusal_of(nothing, CLICKS)
     assert "nothing_new" == refusal_of(nothing, nothing)
     assert "no_clicks" == refusal_of(SHOWN, nothing)
-    assert "no_clicks" == refusal_of(SHOWN, log({"end": 100}))
+    assert "nothing_new" == refusal_of(SHOWN, log({"end": 100}))
+    many = log({f"e{number}": 0 for number in range(1_000)} | {"end": 100})
+    assert "no_clicks" == refusal_of(many, log({"end": 100}))
     assert "nothing_new" == refusal_of(SHOWN, CLICKS, window_s=500)
     assert "stalled" == refusal_of(log({"a": 0, "end": 7300}), log({"a": 1, "x": 3600}), stalled_s=3600)
     done = Position(closed_until=START + dt.timedelta(seconds=90))
@@ -398,3 +400,24 @@ def test_clicks_in_and_out_of_a_window(large_rows: int, in_order: bool, monkeypa
     expected = [("a", 1, 1.0), ("b", 0, 1.0), ("c", 1, 3.0)]
     assert expected == (found if in_order else sorted(found))
     assert (2, 3, 3, 2) == (counts.positives, counts.clicks_in_window, counts.clicks_late, counts.clicks_before)
+
+
+def test_a_partition_of_the_clicks_that_stalls_is_named() -> None:
+    shown = log({f"e{number}": number * 60 for number in range(240)})
+    arrival = pa.scalar(dt.datetime(2026, 1, 1, tzinfo=dt.UTC), pa.timestamp("us", tz="UTC"))
+
+    def partition(number: int, last: int) -> pa.Table:
+        clicks = log({f"e{place}": place * 60 + 1 for place in range(number, last, 2)})
+        own = {"_partition": pa.repeat(f"clicks/{number}", len(clicks)), "_offset": pa.array(range(len(clicks)))}
+        for name, column in (own | {"_timestamp": pa.repeat(arrival, len(clicks))}).items():
+            clicks = clicks.append_column(name, column)
+        return clicks
+
+    silent = pa.concat_tables([partition(0, 240), partition(1, 100)])
+    with closed_labels(shown, silent, settings_of(stalled_s=3600.0)) as labels:
+        assert labels.refusal is not None
+        assert labels.refusal.reason == "stalled"
+        assert "clicks/1" in labels.refusal.message
+    # Files are finished: the last of a day is not late.
+    with closed_labels(shown, silent.drop_columns(["_timestamp"]), settings_of(stalled_s=3600.0)) as labels:
+        assert labels.refusal is None

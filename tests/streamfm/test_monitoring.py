@@ -22,7 +22,7 @@ from streamfm.evaluation.metrics import auc, estimate_log_loss
 from streamfm.features import Feature, FeatureSpec, Input
 from streamfm.gate import GateSettings
 from streamfm.model import ModelSettings
-from streamfm.monitoring import MonitorReport, MonitorSettings, ServedRows, compare, monitor, roll_back
+from streamfm.monitoring import Comparison, MonitorReport, MonitorSettings, ServedRows, compare, monitor, roll_back
 from streamfm.monitoring.stability import stability_index
 from streamfm.pipeline import PipelineSettings, train
 from streamfm.registry import CHAMPION, Registry
@@ -258,8 +258,32 @@ def test_a_version_that_is_worse_than_its_parent_is_rolled_back(trained: Path, t
 
     roll_back(registry, "ctr", found, alias=CHAMPION)
     assert registry.current("ctr") == 1
+    assert registry.last_move("ctr").kind == "rollback"
     with pytest.raises(RegistryError, match="is at 1, expected 2"):
         roll_back(registry, "ctr", found, alias=CHAMPION)
+    with pytest.raises(RegistryError, match="was nowhere before"):
+        registry.rollback("ctr")
+
+
+def test_where_the_alias_was_elsewhere_before_it_is_promoted(trained: Path, tmp_path: Path) -> None:
+    registry = Registry(shutil.copytree(trained, tmp_path / "models"))
+    registry.publish(registry.root / "ctr" / "1", "ctr", alias=CHAMPION)
+    registry.promote("ctr", 2)
+    found = Comparison(served=2, other=1, rows=800, margin=0.001, is_worse=True)
+    roll_back(registry, "ctr", found, alias=CHAMPION)
+    move = registry.last_move("ctr")
+    assert (move.version, move.kind, move.earlier) == (1, "promote", (1, 2, 3, 2))
+
+
+def test_a_move_is_undone_only_while_it_is_the_last(trained: Path, tmp_path: Path) -> None:
+    registry = Registry(shutil.copytree(trained, tmp_path / "models"))
+    looked_at = registry.last_move("ctr")
+    registry.promote("ctr", 1)
+    registry.promote("ctr", 2)
+    with pytest.raises(RegistryError, match="ctr@champion moved meanwhile"):
+        registry.rollback("ctr", expected=looked_at)
+    assert registry.current("ctr") == 2
+    assert registry.rollback("ctr", expected=registry.last_move("ctr")).version == 1
 
 
 def test_a_version_that_is_better_stays_and_strange_scores_are_told(trained: Path) -> None:

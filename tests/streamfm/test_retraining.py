@@ -6,7 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,11 +24,12 @@ from streamfm.errors import BundleError, RegistryError, SpecError, StreamFMError
 from streamfm.features import Feature, FeatureSpec, Input
 from streamfm.finetuning import FineTuneSettings
 from streamfm.labels import LabelSettings
+from streamfm.locking import FolderLock
 from streamfm.model import ModelSettings
 from streamfm.pipeline import PipelineSettings, train
 from streamfm.registry import CHAMPION, Registry
-from streamfm.retraining import Pace, Retrainer, RetrainSettings, RoundReport, Tables, serve
-from streamfm.retraining.lock import locked
+from streamfm.retraining import Pace, Relations, Retrainer, RetrainSettings, RoundReport, Tables, serve
+from streamfm.retraining.rounds import LOCK_NAME
 from streamfm.scoring import load
 from streamfm.settings import TrainSettings
 from streamfm.testing import OPENING, AppStore
@@ -53,6 +55,7 @@ SPEC = FeatureSpec(
 STORE = AppStore(seed=11, users=300, apps=40, drift_per_day=0.05, newcomer_share=0.3, growth_days=12)
 LABELS = LabelSettings(window_s=1800.0, stalled_s=86_400.0)
 SETTINGS = RetrainSettings(labels=LABELS, tuning=FineTuneSettings(threads=1), least_rows=50, int8=False)
+LENIENT = replace(SETTINGS, gate=replace(SETTINGS.gate, alpha=1e-9, margin=1.0))
 DAY = timedelta(days=1)
 
 
@@ -147,7 +150,7 @@ def test_what_was_judged_on_is_learnt_in_the_next_round_and_nothing_twice(shop: 
     learnt, window = 0, 0
     for day in (8, 9, 10):
         shop.log(events_of(1, 700, start_day=day, first=10_000 * day))
-        report = shop.round(replace(SETTINGS, gate=replace(SETTINGS.gate, alpha=1e-9, margin=1.0)))
+        report = shop.round(LENIENT)
         assert report.outcome == "published", report.message
         learnt += report.rows["learnt"]
         window = report.rows["window"]
@@ -220,7 +223,8 @@ def test_stalled_clicks_hold_the_round(shop: Shop) -> None:
 
 
 def test_two_at_once_cannot_both_retrain(shop: Shop) -> None:
-    with locked(shop.registry.root / "ctr", "ctr"), pytest.raises(RegistryError, match="being retrained by process"):
+    held = FolderLock(shop.registry.root / "ctr" / LOCK_NAME, "a test")
+    with held, pytest.raises(StreamFMError, match=r"retraining ctr: process \d+ on .* has it"):
         shop.round()
     assert shop.round().outcome == "published"
 
@@ -277,12 +281,13 @@ def test_a_version_that_was_rolled_back_from_is_left(shop: Shop) -> None:
 
 
 def test_what_a_killed_round_has_left_is_removed(shop: Shop) -> None:
-    for name in ("ctr-retraining-1f", ".ctr-retraining-2f.ab.partial"):
+    others = ("ctr-retraining-1f", ".other.retraining-1f", ".ctr.retraining-x.retraining-1f")
+    for name in (".ctr.retraining-1f", "..ctr.retraining-2f.ab.partial", *others):
         (shop.registry.root / name).mkdir()
 
     shop.round()
 
-    assert sorted(path.name for path in shop.registry.root.iterdir()) == ["ctr"]
+    assert sorted(path.name for path in shop.registry.root.iterdir()) == sorted(["ctr", *others])
 
 
 def test_old_versions_are_pruned_and_the_anchor_is_not(shop: Shop) -> None:
@@ -402,3 +407,51 @@ def test_a_share_of_the_negatives_leaves_probabilities_and_verdicts_as_they_are(
         calibrations.append(float(scores.sum()) / pc.sum(events["clicked"]).as_py())
     assert calibrations[1] == pytest.approx(calibrations[0], rel=0.15)
     assert shop.facts(2)["logit_shift"] == pytest.approx(np.log(0.3), abs=0.3)
+
+
+def test_rows_that_come_late_do_not_set_the_position_back(first: Path, tmp_path: Path) -> None:
+    from connectors.parquet_log import EventLog
+
+    shop, log = Shop(Path(shutil.copytree(first, tmp_path / "shop"))), EventLog(tmp_path / "log")
+    days = {day: events_of(1, 700, start_day=day, first=10_000 * day) for day in (7, 8, 9, 10)}
+
+    def arrive(day: int, partition: int) -> None:
+        shown = days[day].drop_columns(["clicked", "true_probability"])
+        log.append("impressions", shown, partition=partition)
+        log.append("clicks", clicks_of(days[day]), kind="clicks", partition=partition)
+
+    class LogFeed:
+        @contextmanager
+        def relations(self) -> Iterator[Relations]:
+            with log.snapshot() as snapshot:
+                yield Relations(snapshot.relation("impressions"), snapshot.relation("clicks"))
+
+    learnt, before = 0, datetime(2026, 1, 1, tzinfo=UTC)
+    with Retrainer(shop.registry, "ctr", LogFeed(), LENIENT) as retrainer:
+        # The second partition is a day late, and its rows are nearly all that is new in the third round.
+        for day, partition in ((7, 0), (9, 0), (8, 1), (10, 0)):
+            arrive(day, partition)
+            report = retrainer.round()
+            if report.position is not None:
+                assert report.outcome == "published", report.message
+                assert report.position.closed_until >= before
+                before, learnt = report.position.closed_until, learnt + report.rows["learnt"]
+    times = pa.concat_tables(list(days.values()))["ts"].to_numpy()
+    assert learnt == (times < np.datetime64(before.replace(tzinfo=None))).sum()
+
+
+def test_what_training_anew_validated_on_is_learnt_too(shop: Shop) -> None:
+    report = shop.round(full=True)
+
+    times = shop.events[0]["ts"].to_numpy()
+    assert report.position is not None
+    assert report.rows["learnt"] == (times < np.datetime64(report.position.closed_until.replace(tzinfo=None))).sum()
+    training, *after = shop.facts(2)["round"]["learning"]
+    assert training["rows"] + sum(chunk["rows"] for chunk in after) == report.rows["learnt"]
+
+
+def test_bounds_that_are_none_are_written_down(shop: Shop) -> None:
+    report = shop.round(replace(SETTINGS, labels=replace(LABELS, ctr_bounds=(0.0, float("inf")))))
+
+    assert report.outcome == "published"
+    assert shop.facts(2)["round"]["settings"]["labels"]["ctr_bounds"] == [0.0, None]

@@ -43,6 +43,14 @@ def test_files_go_into_the_log_and_what_came_is_told(days: Path, streamfm: Strea
     assert (20, 5) == (rows(streamfm, "impressions"), rows(streamfm, "clicks"))
 
 
+def test_a_line_that_is_still_written_is_left_and_told(days: Path, streamfm: Streamfm) -> None:
+    with Path("shown-1.jsonl").open("ab") as file:
+        file.write(shown(20)[:-9])
+    done = streamfm(*COLLECT, *FILES)
+    assert "impressions: 20 rows in 2 segments\n" in done.err
+    assert "shown-1.jsonl: the last line, at byte" in done.err
+
+
 def test_a_log_is_shown_compacted_and_let_go(days: Path, streamfm: Streamfm) -> None:
     streamfm(*COLLECT, *FILES)
     with Path("shown-1.jsonl").open("ab") as file:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
 from connectors.parquet_log import EventLog
+from streamfm.bundle import read_manifest
 from streamfm.features import FeatureSpec
 from streamfm.pipeline import PipelineSettings, train
 from streamfm.registry import Registry
@@ -42,6 +45,9 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """models/ctr/1, models/ctr/2 (champion), and what both served; version 2 has learnt that everything is clicked."""
     folder = tmp_path_factory.mktemp("monitored")
     events = simulate_events(4_000, seed=3, users=100, apps=20).drop_columns(["true_probability"])
+    # In CSV they look like numbers, and are none.
+    users = pc.binary_join_element_wise("1", pc.utf8_slice_codeunits(events["user_id"], len("user-")), ".50", "")
+    events = events.set_column(events.column_names.index("user_id"), "user_id", users)
     settings = PipelineSettings(
         model=ModelSettings(factors=2, hidden=(4,)),
         training=TrainSettings(max_epochs=2, batch_size=128, threads=1),
@@ -79,6 +85,12 @@ def here(monitored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return copy
 
 
+def adopt(models: Path, version: int, parent: int) -> None:
+    """Make a version say that it was trained on from another."""
+    folder = models / "ctr" / str(version)
+    (folder / "manifest.json").write_bytes(replace(read_manifest(folder), parent=f"ctr/{parent}").to_bytes())
+
+
 TABLES = ("--impressions", "shown.parquet", "--clicks", "clicks.parquet", "--window", "1h")
 
 
@@ -96,11 +108,13 @@ def test_it_tells_versions_periods_and_stability(here: Path, streamfm: Streamfm)
     assert next(one for one in told["stability"] if one["name"] == "score")["verdict"] == "shifted"
     assert told["comparison"] is None
     assert told["labels"]["closed"] == 2_000
+    assert (told["outcome"], told["refusal"]) == ("measured", None)
 
 
 def test_a_worse_version_is_named_and_rolled_back_on_request_only(here: Path, streamfm: Streamfm) -> None:
     registry = Registry(here / "models")
-    told = streamfm("monitor", "models/ctr@champion", *TABLES, "--against", "1")
+    adopt(here / "models", 2, parent=1)
+    told = streamfm("monitor", "models/ctr@champion", *TABLES)
     assert told.code == 3, told.err
     assert "version 2 against version 1: +" in told.out
     assert "hint: streamfm models promote models/ctr/1 rolls back" in told.err
@@ -111,9 +125,29 @@ def test_a_worse_version_is_named_and_rolled_back_on_request_only(here: Path, st
     assert "models/ctr@champion → 1" in done.err
     assert registry.current("ctr") == 1
 
-    after = streamfm("monitor", "models/ctr", *TABLES, "--against", "2", "--rollback")
-    assert after.code == 0
+    again = streamfm("models", "rollback", "models/ctr")
+    assert again.code == 1
     assert registry.current("ctr") == 1
+
+
+@pytest.mark.parametrize(("serving", "other"), [(1, 2), (2, 2), (2, 1)])
+def test_it_rolls_back_to_ancestors_only(here: Path, streamfm: Streamfm, serving: int, other: int) -> None:
+    registry = Registry(here / "models")
+    registry.promote("ctr", serving)
+    told = streamfm("monitor", "models/ctr", *TABLES, "--against", str(other), "--rollback")
+    assert told.code == 1
+    assert f"ctr/{other} is not known to be an ancestor of ctr/{serving}" in told.err
+    assert "hint: without --rollback" in told.err
+    assert registry.current("ctr") == serving
+    assert streamfm("monitor", "models/ctr", *TABLES, "--against", str(other)).code in (0, 3)
+
+
+def test_a_parent_of_another_registry_is_none(here: Path, streamfm: Streamfm) -> None:
+    adopt(here / "models", 1, parent=2)
+    Registry(here / "models").promote("ctr", 1)
+    done = streamfm("monitor", "models/ctr", *TABLES, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["comparison"] is None
 
 
 def test_a_version_without_a_parent_is_not_rolled_back(here: Path, streamfm: Streamfm) -> None:
@@ -143,6 +177,40 @@ def test_since_leaves_out_what_is_older(here: Path, streamfm: Streamfm) -> None:
     nothing = streamfm("monitor", "models/ctr", *TABLES, "--since", "1s")
     assert nothing.code == 0
     assert nothing.out.startswith("held: ")
+    told = json.loads(streamfm("monitor", "models/ctr", *TABLES, "--since", "1s", "--json").out)
+    assert (told["outcome"], told["refusal"]["reason"]) == ("nothing", "nothing_new")
+
+
+def test_declared_types_decide_how_csv_is_read(here: Path, streamfm: Streamfm) -> None:
+    shown = pq.read_table("shown.parquet").drop_columns(["installed_categories", "genres"])
+    pa.csv.write_csv(shown, "shown.csv")
+    read = streamfm("monitor", "models/ctr", "--impressions", "shown.csv", *TABLES[2:], "--against", "1", "--json")
+    assert read.code == 3, read.err
+    expected = streamfm("monitor", "models/ctr", *TABLES, "--against", "1", "--json")
+    assert json.loads(read.out)["comparison"]["skew"] < 1e-5
+    assert json.loads(read.out)["stability"] == json.loads(expected.out)["stability"]
+
+
+def test_rows_count_by_the_weights_they_were_shown_with(here: Path, streamfm: Streamfm) -> None:
+    shown = pq.read_table("shown.parquet")
+    shown = shown.append_column("importance", pa.array(np.arange(shown.num_rows) % 2, pa.float32()))
+    pq.write_table(shown, "shown.parquet")
+    spec = replace(SPEC, weight="importance")
+    settings = PipelineSettings(
+        model=ModelSettings(factors=2, hidden=(4,)), training=TrainSettings(max_epochs=1, threads=1), name="ctr"
+    )
+    clicked = pa.array(np.arange(shown.num_rows) % 3 == 0, pa.int32())
+    train(spec, shown.append_column("clicked", clicked), here / "new", settings=settings)
+    Registry("models").publish("new", "ctr", alias="champion")
+
+    done = streamfm("monitor", "models/ctr", *TABLES, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["overall"]["rows"] == 1_000
+    # Where clicks give weights, that is what the column holds.
+    pq.write_table(shown.drop_columns(["importance"]), "shown.parquet")
+    weighted = streamfm("monitor", "models/ctr", *TABLES, "--positive", "click=2", "--json")
+    assert weighted.code == 0, weighted.err
+    assert json.loads(weighted.out)["overall"]["rows"] == 2_000
 
 
 @pytest.mark.parametrize(
@@ -168,3 +236,9 @@ def test_stalled_clicks_hold_it(here: Path, streamfm: Streamfm) -> None:
     done = streamfm("monitor", "models/ctr", *TABLES)
     assert done.code == 4
     assert done.out.startswith("held: ")
+    as_json = streamfm("monitor", "models/ctr", *TABLES, "--json")
+    assert as_json.code == 4
+    told = json.loads(as_json.out)
+    assert (told["outcome"], told["refusal"]["reason"]) == ("held", "stalled")
+    assert "behind the impressions" in told["refusal"]["message"]
+    assert told["labels"]["impressions"] == 2_001

@@ -1,4 +1,4 @@
-"""Locks of the event log: one writer for each partition, one at a time for each manifest and for upkeep.
+"""Locks between processes: one writer for each partition of an event log, one round of retraining for each model.
 
 A lock is the system's (flock) on a file that stays: it ends with its process, however that ends, so that nobody has to
 judge whether a holder is dead. The file tells people who has it.
