@@ -21,7 +21,7 @@ from streamfm.errors import SpecError
 
 if TYPE_CHECKING:
     from streamfm.gate import GateSettings
-    from streamfm.labels import Labels, LabelSettings
+    from streamfm.labels import LabelCounts, Labels, LabelSettings, Refusal
     from streamfm.monitoring import Comparison, MonitorReport, MonitorSettings, ServedRows
     from streamfm.registry import Registry
     from streamfm.scoring import Scorer
@@ -81,24 +81,25 @@ def monitor(model: str, source: LabelSource, labels: LabelSettings, **given: Any
       streamfm monitor models/ctr --log log --since 24h --rollback
       streamfm monitor models/ctr --impressions 'shown/*.parquet' --clicks clicks.parquet --json | jq .versions
     """
-    from streamfm.monitoring import ServedRows
+    from streamfm.monitoring import ServedRows, refuse_strangers
     from streamfm.monitoring import monitor as measure
     from streamfm.scoring import load
 
     registry, name = model_in(model.removesuffix(f"@{given['alias']}"))
-    served = load(registry.root / name / str(registry.current(name, given["alias"])))
+    version = registry.current(name, given["alias"])
+    if given["rollback"] and given["against"] is not None:
+        refuse_strangers(registry, name, version, given["against"])
+    served = load(registry.root / name / str(version))
     settings, gate = _settings(given), _gate(given)
     with _labelled(source, labels, served, given) as closed:
         if closed.refusal is not None:
-            answer(f"held: {closed.refusal.message}")
-            say(f"hint: {closed.refusal.hint}")
-            return 0 if closed.refusal.reason == "nothing_new" else EXIT_HELD
+            return _held(closed.refusal, closed.counts, as_json=given["as_json"])
         rows = ServedRows(closed.source, served.spec, settings, name)
         report = measure(rows, served.spec, settings)
         compared = _compared(registry, name, rows, served, settings, gate, given["against"])
     if given["as_json"]:
-        told = {"labels": closed.counts.to_json(), "comparison": None if compared is None else compared.to_dict()}
-        print_json(report.to_dict() | told)
+        told = {"outcome": "measured", "refusal": None, "labels": closed.counts.to_json()}
+        print_json(told | report.to_dict() | {"comparison": None if compared is None else compared.to_dict()})
     else:
         _print(report, compared)
     return _act(registry, name, compared, given)
@@ -107,7 +108,7 @@ def monitor(model: str, source: LabelSource, labels: LabelSettings, **given: Any
 @contextmanager
 def _labelled(source: LabelSource, labels: LabelSettings, served: Scorer, given: dict[str, Any]) -> Iterator[Labels]:
     """What is closed; any click rate is believed, and no row is sampled out."""
-    from streamfm.labels import Position, closed_labels
+    from streamfm.labels import Position, closed_labels, fitted
 
     spec, now = served.spec, datetime.now(UTC)
     if not (spec.event_id and spec.event_time):
@@ -115,15 +116,7 @@ def _labelled(source: LabelSource, labels: LabelSettings, served: Scorer, given:
             f"{served.bundle.path}: features.toml names no event_id or no event_time, by which clicks are joined",
             hint="add them to features.toml, and train anew",
         )
-    joined = replace(
-        labels,
-        impression_id=spec.event_id,
-        impression_time=spec.event_time,
-        label=spec.label,
-        weight=spec.weight,
-        ctr_bounds=(0.0, math.inf),
-        negative_share=1.0,
-    )
+    joined = replace(fitted(labels, spec), ctr_bounds=(0.0, math.inf), negative_share=1.0)
     since = _time(given["since"], now)
     with (
         source.feed().relations() as relations,
@@ -133,10 +126,23 @@ def _labelled(source: LabelSource, labels: LabelSettings, served: Scorer, given:
             joined,
             since=None if since is None else Position(closed_until=since),
             now=now,
+            inputs=spec.inputs,
             memory_limit=given["memory_limit"],
         ) as closed,
     ):
         yield closed
+
+
+def _held(refusal: Refusal, counts: LabelCounts, *, as_json: bool) -> int:
+    """Tell why there is nothing to measure; the exit code."""
+    is_nothing = refusal.reason == "nothing_new"
+    if as_json:
+        outcome = "nothing" if is_nothing else "held"
+        print_json({"outcome": outcome, "refusal": refusal._asdict(), "labels": counts.to_json()})
+    else:
+        answer(f"held: {refusal.message}")
+        say(f"hint: {refusal.hint}")
+    return 0 if is_nothing else EXIT_HELD
 
 
 def _settings(given: dict[str, Any]) -> MonitorSettings:
@@ -167,14 +173,13 @@ def _compared(
     against: int | None,
 ) -> Comparison | None:
     """The version that serves against the other; None where there is none."""
-    from streamfm.monitoring import compare
+    from streamfm.monitoring import compare, parent_of
     from streamfm.scoring import load
 
     if against is None:
-        before, _, version = (served.bundle.manifest.parent or "").rpartition("/")
-        if before != name or not version.isdigit():
+        against = parent_of(served.bundle.manifest)
+        if against is None:
             return None
-        against = int(version)
         if against not in registry.model(name).versions:
             say(f"{name}/{against}, the parent, is not there any more; --against names another to compare with")
             return None
@@ -206,7 +211,7 @@ def _act(registry: Registry, name: str, compared: Comparison | None, given: dict
     alias = given["alias"]
     if compared is None:
         if given["rollback"]:
-            say(f"{registry.root / name}@{alias} has no parent to roll back to; --against names another version")
+            say(f"{registry.root / name}@{alias} has no parent to roll back to; streamfm models promote moves it")
         return 0
     if not compared.is_worse:
         return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -132,6 +132,12 @@ def open_labelled(rows: SourceLike | LabelledRows, spec: FeatureSpec) -> Iterato
         return
     with open_source(rows, inputs=spec.inputs) as source:
         yield LabelledRows(source, spec)
+
+
+def concatenated(parts: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
+    """An optional column of several batches, one after the other; None where none has it."""
+    present = [part for part in parts if part is not None]
+    return np.concatenate(present) if present else None
 
 
 def instant(column: str) -> str:

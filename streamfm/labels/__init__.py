@@ -12,7 +12,17 @@ the lateness. What closes is labelled once: the position says which rows were.
 
 from streamfm.labels.closing import Labels, closed_labels
 from streamfm.labels.counting import LabelCounts
+from streamfm.labels.fitting import fitted
 from streamfm.labels.health import Refusal
 from streamfm.labels.settings import LabelSettings, Position, logit_correction
 
-__all__ = ["LabelCounts", "LabelSettings", "Labels", "Position", "Refusal", "closed_labels", "logit_correction"]
+__all__ = [
+    "LabelCounts",
+    "LabelSettings",
+    "Labels",
+    "Position",
+    "Refusal",
+    "closed_labels",
+    "fitted",
+    "logit_correction",
+]

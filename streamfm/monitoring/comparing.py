@@ -7,14 +7,13 @@ asked every minute, and errs once in 1 / `lineage_alpha` versions all the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamfm.data.labelled_rows import LabelledRows
+from streamfm.data.labelled_rows import LabelledRows, concatenated
 from streamfm.data.splitting import drawn
 from streamfm.errors import RegistryError
 from streamfm.evaluation.metrics import log_loss
@@ -22,7 +21,6 @@ from streamfm.gate import Evidence, GateSettings, Window, accumulated, lineage_b
 from streamfm.gate.paired import probabilities
 from streamfm.monitoring.served_rows import ServedRows
 from streamfm.monitoring.settings import MonitorSettings
-from streamfm.registry import Registry
 from streamfm.scoring import Scorer
 
 _SKEW = 1e-3
@@ -117,16 +115,6 @@ def compare(
     )
 
 
-def roll_back(registry: Registry, name: str, comparison: Comparison, *, alias: str) -> None:
-    """Point the alias at the other version, if it still names the one that was found to be worse.
-
-    Raises:
-        RegistryError: The alias has moved meanwhile; it stays where it is.
-        BundleError: The other version's bundle is broken; the alias stays where it is.
-    """
-    registry.promote(name, comparison.other, alias, expected=comparison.served)
-
-
 def _scored(
     rows: ServedRows, labelled: LabelledRows, served: Scorer, other: Scorer
 ) -> tuple[Window, NDArray[np.float32], float]:
@@ -143,15 +131,10 @@ def _scored(
         candidate=logits,
         parent=logits,
         anchor=others,
-        sample_weights=_joined([batch.sample_weights for batch in batches]),
-        groups=_joined([batch.groups for batch in batches]),
+        sample_weights=concatenated([batch.sample_weights for batch in batches]),
+        groups=concatenated([batch.groups for batch in batches]),
     )
     return window, others, skew
-
-
-def _joined(parts: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
-    present = [part for part in parts if part is not None]
-    return np.concatenate(present) if present else None
 
 
 def _log_loss(window: Window, logits: NDArray[Any]) -> float:

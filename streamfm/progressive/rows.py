@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from streamfm.data.labelled_rows import LabelledBatch, LabelledRows, instant
+from streamfm.data.labelled_rows import LabelledBatch, LabelledRows, concatenated, instant
 from streamfm.data.sources import ROW_NUMBER, Source, SourceLike, open_source
 from streamfm.errors import DataError, SpecError
 from streamfm.features import FeatureSpec
@@ -99,20 +99,15 @@ def _joined(batches: Iterator[LabelledBatch]) -> LabelledBatch:
         columns={name: _chunked([part.columns[name] for part in parts]) for name in parts[0].columns},
         rows=sum(part.rows for part in parts),
         labels=np.concatenate([part.labels for part in parts]),
-        sample_weights=_concatenated([part.sample_weights for part in parts]),
-        groups=_concatenated([part.groups for part in parts]),
-        times=_concatenated([part.times for part in parts]),
+        sample_weights=concatenated([part.sample_weights for part in parts]),
+        groups=concatenated([part.groups for part in parts]),
+        times=concatenated([part.times for part in parts]),
     )
 
 
 def _chunked(columns: list[pa.Array | pa.ChunkedArray]) -> pa.ChunkedArray:
     chunks = [chunk for column in columns for chunk in (column.chunks if hasattr(column, "chunks") else [column])]
     return pa.chunked_array(chunks)
-
-
-def _concatenated(columns: list[NDArray[Any] | None]) -> NDArray[Any] | None:
-    present = [column for column in columns if column is not None]
-    return np.concatenate(present) if present else None
 
 
 def _of(column: NDArray[Any] | None, rows: slice | NDArray[np.intp]) -> NDArray[Any] | None:

@@ -38,9 +38,11 @@ def promote(model: Model, version: int, alias: str, *, expected: int | None) -> 
     raise RegistryError(f"{model.name}@{alias} was moved {RETRIES} times meanwhile", hint="try again")
 
 
-def rollback(model: Model, alias: str) -> Move:
+def rollback(model: Model, alias: str, *, expected: Move | None) -> Move:
     """See `Registry.rollback`."""
     head = model.head(alias)
+    if expected is not None and head != expected:
+        raise _moved(model, alias)
     if not head.earlier:
         raise RegistryError(
             f"{model.name}@{alias} is at {head.version}, and was nowhere before",
@@ -58,5 +60,9 @@ def rollback(model: Model, alias: str) -> Move:
             moved_by=model.surroundings.who,
         )
         if not model.log(alias).append(move):
-            raise RegistryError(f"{model.name}@{alias} moved meanwhile", hint="look again and decide anew")
+            raise _moved(model, alias)
     return move
+
+
+def _moved(model: Model, alias: str) -> RegistryError:
+    return RegistryError(f"{model.name}@{alias} moved meanwhile", hint="look again and decide anew")

@@ -126,8 +126,13 @@ class Registry:
         with _writing(self.root):
             return moves.promote(self._model(name), version, alias, expected=expected)
 
-    def rollback(self, name: str, alias: str = CHAMPION) -> Move:
+    def rollback(self, name: str, alias: str = CHAMPION, *, expected: Move | None = None) -> Move:
         """The move of an alias to where it was before the last promotion; a second one goes one promotion further back.
+
+        Args:
+            name: The model.
+            alias: Which alias.
+            expected: Only if this is still its last move; None for any.
 
         Raises:
             RegistryError: No such alias, no earlier version, one that is not there any more, or the alias moved
@@ -135,7 +140,7 @@ class Registry:
             BundleError: The earlier version's bundle is broken; the alias stays where it is.
         """
         with _writing(self.root):
-            return moves.rollback(self._model(name), alias)
+            return moves.rollback(self._model(name), alias, expected=expected)
 
     def prune(self, name: str, *, keep: int) -> Pruned:
         """What was removed, and what was spared.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from streamfm import files
 from streamfm.bundle import annotate, open_bundle
-from streamfm.data.labelled_rows import LabelledBatch
+from streamfm.data.labelled_rows import LabelledBatch, concatenated
 from streamfm.encoder import Encoded, Encoder
 from streamfm.evaluation import Evaluation, evaluate
 from streamfm.export import ExportSettings, Provenance, Sample, export_bundle
@@ -45,12 +45,12 @@ class WindowRows:
         self._batches = [batch for batch in batches if batch.rows]
         self.rows = sum(batch.rows for batch in self._batches)
         self.labels: NDArray[np.float32] = np.concatenate([batch.labels for batch in self._batches])
-        weights = _joined([batch.sample_weights for batch in self._batches])
+        weights = concatenated([batch.sample_weights for batch in self._batches])
         if negative_share < 1:
             stands_for = np.where(self.labels > 0, 1.0, 1 / negative_share)
             weights = stands_for if weights is None else weights * stands_for
         self.sample_weights = weights
-        self.groups = _joined([batch.groups for batch in self._batches])
+        self.groups = concatenated([batch.groups for batch in self._batches])
 
     def logits(self, scorer: Scorer) -> NDArray[np.float32]:
         """[B] as a version serves them."""
@@ -219,8 +219,3 @@ def _figures(candidate: Scorer, parent: Scorer, window: WindowRows) -> list[Figu
         Figure(name="onnx parity", value=parity["fp32"]["max_abs_diff"], limit=limit, note="largest |ONNX - torch|"),
         Figure(name="latency", value=ratio, limit=LATENCY_LIMIT, note="of the parent's"),
     ]
-
-
-def _joined(parts: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
-    present = [part for part in parts if part is not None]
-    return np.concatenate(present) if present else None

@@ -28,7 +28,7 @@ from streamfm import files
 from streamfm.errors import BundleError, RegistryError
 from streamfm.features import FeatureSpec
 from streamfm.gate import Evidence, Verdict
-from streamfm.labels import Labels, Position, closed_labels
+from streamfm.labels import Labels, Position, closed_labels, fitted
 from streamfm.locking import FolderLock
 from streamfm.pipeline.progress import NoProgress, PipelineProgress
 from streamfm.registry import CHAMPION, Registry
@@ -152,19 +152,10 @@ class Retrainer:
         self, relations: Relations, spec: FeatureSpec, *, since: Position | None, until: datetime | None = None
     ) -> Iterator[Labels]:
         """The closed rows since a position, labelled."""
-        settings, labels = self._settings, self._settings.labels
-        # Impressions may have weights of their own; where clicks give them, that is what the column holds.
-        weighted = labels.late_positives or set(labels.positives.values()) != {1.0}
-        joined = replace(
-            labels,
-            impression_id=spec.event_id,
-            impression_time=spec.event_time,
-            label=spec.label,
-            weight=spec.weight if weighted else "",
-        )
+        settings = self._settings
         with closed_labels(
             *relations,
-            joined,
+            fitted(settings.labels, spec),
             since=since,
             until=until,
             now=datetime.fromtimestamp(self._clock(), UTC),
