@@ -100,14 +100,14 @@ class _Source:
             decoder = RecordDecoder(self._schema, self._folder.manifest().label)
             self._check_same(lines, collector.position)
             lines.seek(collector.position)
-            while not stopping() and (found := self._whole(lines.read_lines(_LINES, 0.0, last=True))):
-                events = [Event("", self._partition, line.offset, -1, None, line.value) for line in found]
-                rows = decoder.decode(events)
-                collector.add(rows.table, found[-1].end)
-                for reason, count in rows.errors.items():
-                    self._collected.errors[self._topic, reason] += count
+            while not stopping() and (found := lines.read_lines(_LINES, 0.0, last=True)):
+                whole = self._whole(found)
+                if whole:
+                    self._add_lines(whole, decoder, collector)
                 self._roll_if(collector.is_due(), collector, lines.digest(collector.position))
-                lines.seek(collector.position)
+                # What a writer puts behind the rest of a line would be read as a line of its own.
+                if len(whole) < len(found):
+                    break
             self._roll_if(bool(collector.rows), collector, lines.digest(collector.position))
             self._note(collector.committed, lines.digest(collector.committed))
 
@@ -137,6 +137,12 @@ class _Source:
             self._collected.rows[self._topic] += rows
             self._collected.segments[self._topic] += 1
             self._note(collector.committed, digest)
+
+    def _add_lines(self, lines: list[Line], decoder: RecordDecoder, collector: PartitionCollector) -> None:
+        rows = decoder.decode([Event("", self._partition, line.offset, -1, None, line.value) for line in lines])
+        collector.add(rows.table, lines[-1].end)
+        for reason, count in rows.errors.items():
+            self._collected.errors[self._topic, reason] += count
 
     def _whole(self, lines: list[Line]) -> list[Line]:
         """The lines without one at the end that is still being written."""

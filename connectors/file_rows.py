@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-_BETWEEN_COLUMNS, _BETWEEN_ROWS, _NULL = "\x1f", "\x1e", "\x00"
+_NULL = "-"
+_BETWEEN = pa.scalar(b"\n", pa.large_binary())
 
 
 class RowsDigest:
@@ -34,13 +35,11 @@ class RowsDigest:
         """Go on with a table's rows; it may have more columns."""
         if not table.num_rows:
             return
-        texts = [_texts(cast_column(table[field.name], field.type)) for field in self._columns]
-        rows = pc.binary_join_element_wise(
-            *texts, _BETWEEN_COLUMNS, null_handling="replace", null_replacement=_NULL
-        ).combine_chunks()
-        together = pc.binary_join(pa.LargeListArray.from_arrays([0, len(rows)], rows), _BETWEEN_ROWS)
+        texts = [text for field in self._columns for text in _texts(cast_column(table[field.name], field.type))]
+        rows = pc.binary_join_element_wise(*texts, _BETWEEN, null_handling="replace", null_replacement=_NULL)
+        together = pc.binary_join(pa.LargeListArray.from_arrays([0, len(rows)], rows.combine_chunks()), _BETWEEN)
         self._hash.update(together[0].as_buffer())
-        self._hash.update(_BETWEEN_ROWS.encode())
+        self._hash.update(_BETWEEN.as_buffer())
 
     def is_comparable(self, text: str) -> bool:
         """Whether a digest is of these columns."""
@@ -87,9 +86,11 @@ def cast_column(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     return column if column.type == kind else column.cast(kind, safe=not pa.types.is_timestamp(column.type))
 
 
-def _texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if pa.types.is_binary(column.type):
-        return column.cast(pa.large_binary())
-    # As text an instant would take longer, and need a zone.
-    column = column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column
-    return column.cast(pa.large_string()).cast(pa.large_binary())
+def _texts(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """The lengths of a column's values as texts, and these: with them, no two columns are written the same."""
+    if pa.types.is_timestamp(column.type):
+        # Its text would take longer, and need a zone.
+        column = column.cast(pa.int64())
+    kind = pa.large_binary()
+    values = column.cast(kind) if pa.types.is_binary(column.type) else column.cast(pa.large_string()).cast(kind)
+    return pc.binary_length(values).cast(pa.large_string()).cast(kind), values

@@ -82,7 +82,9 @@ def test_a_parquet_file_of_other_rows_is_refused_by_name(tmp_path: Path, other: 
     pq.write_table(table(range(5)), path)
     collect(log, path)
     pq.write_table(other, path)
-    with pytest.raises(StreamError, match=r"a.parquet: is another file: the event_id and ts of its first 5 rows are not") as refused:
+    with pytest.raises(
+        StreamError, match=r"a.parquet: is another file: the event_id and ts of its first 5 rows are not"
+    ) as refused:
         collect(log, path)
     assert "a file may only grow" in str(refused.value.hint)
     assert named(range(5)) == rows_of(log, "shown")
