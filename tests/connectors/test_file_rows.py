@@ -5,10 +5,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from connectors.file_rows import RowsDigest, rows_between
 from hypothesis import given
 from hypothesis import strategies as st
 from log_events import table
+
+from connectors.file_rows import RowsDigest, rows_between
 
 SCHEMA = pa.schema([("event_id", pa.string()), ("ts", pa.timestamp("us", tz="UTC"))])
 ROWS = st.lists(st.tuples(st.text(max_size=3) | st.none(), st.integers(-(1 << 62), 1 << 62) | st.none()), max_size=8)
