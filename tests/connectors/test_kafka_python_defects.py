@@ -277,7 +277,7 @@ def test_a_static_member_that_is_idle_is_not_told_that_its_name_is_anothers(benc
     first.join(2)
     # The leader may join once more when it first sees the topic's partitions; it would be told then.
     for _ in range(15):
-        first.source.poll(1, 0.1)
+        first.step()
     second = bench.worker(static_membership=True)
     second.join(2)
 
