@@ -373,7 +373,7 @@ def test_a_column_comes_or_goes(shop: Shop, change: Change) -> None:
     assert report.rows["learnt"] > 1_000
 
 
-@pytest.mark.parametrize("stride", [23, pytest.param(1, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("stride", [33, pytest.param(1, marks=pytest.mark.faults)])
 def test_a_round_that_is_killed_at_any_change_of_a_file_is_made_again(first: Path, tmp_path: Path, stride: int) -> None:
     shutil.copytree(first, tmp_path / "shop")
     program = Path(__file__).parent.parent / "support" / "killed_rounds.py"
