@@ -12,6 +12,7 @@ import gc
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import kafka
@@ -273,17 +274,27 @@ def test_a_codec_that_is_missing_makes_poll_spin_for_ever(monkeypatch: pytest.Mo
 
 def test_a_static_member_that_is_idle_is_not_told_that_its_name_is_anothers(bench: Any) -> None:
     """Its heartbeats end, and it polls on. A new consumer would take the name back, and so on for ever: it ends."""
-    first = bench.worker(static_membership=True, watchdog_s=1.0)
+    now = [0.0]
+    first = bench.worker(static_membership=True, watchdog_s=20.0)
     first.join(2)
     # The leader may join once more when it first sees the topic's partitions; it would be told then.
     for _ in range(15):
-        first.step()
+        first.source.poll(1, 0.1)
     second = bench.worker(static_membership=True)
     second.join(2)
+    first.source._clock = lambda: now[0]
+    first.source._moved_s = dict.fromkeys(first.source._moved_s, 0.0)
 
-    # On a machine that is busy a rebalance may be under way when it asks; then it asks again.
+    def ask() -> None:
+        now[0] += 21.0
+        # Only the watchdog's time passes, not that of a worker that is no member.
+        first.source._member_s = now[0]
+        # On a machine that is busy a rebalance may be under way when it asks; then it asks again.
+        with suppress(DisturbedError):
+            first.source.poll(1, 0.1)
+
     with pytest.raises(StreamError, match="FencedInstanceId") as failure:
-        bench.until(lambda: False, first.step)
+        bench.until(lambda: False, ask)
 
     assert not isinstance(failure.value, DisturbedError)
     assert "another worker runs with the same" in str(failure.value.hint)
