@@ -16,7 +16,15 @@ from streamfm.cli.commands import Command
 from streamfm.cli.console import say
 from streamfm.cli.drain import Drain
 from streamfm.cli.stream_logs import LOG_FORMATS, written_logs
-from streamfm.cli.stream_options import config_option, configurable, each, names, pairs, refuse_idle
+from streamfm.cli.stream_options import (
+    client_option,
+    config_option,
+    configurable,
+    each,
+    library_option,
+    names,
+    refuse_idle,
+)
 from streamfm.errors import StreamError
 
 if TYPE_CHECKING:
@@ -57,23 +65,8 @@ FORMS = ("iso8601", "epoch_s", "epoch_ms", "epoch_us")
 @configurable(
     "-b", "--bootstrap-servers", "bootstrap_servers", heading=KAFKA, help="Kafka's brokers: HOST:PORT,HOST:PORT."
 )
-@configurable(
-    "--client",
-    type=click.Choice(["kafka-python", "confluent"]),
-    default="kafka-python",
-    show_default=True,
-    heading=KAFKA,
-    help="The library that speaks with Kafka; confluent is the faster one.",
-)
-@configurable(
-    "--kafka",
-    "options",
-    multiple=True,
-    callback=pairs,
-    heading=KAFKA,
-    metavar="KEY=VALUE",
-    help="An option of that library, such as security_protocol=SSL; again for others.",
-)
+@client_option(heading=KAFKA)
+@library_option(heading=KAFKA)
 @configurable(
     "-g",
     "--group",

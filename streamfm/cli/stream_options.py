@@ -46,6 +46,31 @@ def each(kind: type[Any], helps: Mapping[str, str], *, heading: str) -> Decorato
     return decorate
 
 
+def client_option(*, heading: str) -> Decorator:
+    """--client: which library speaks with Kafka."""
+    return configurable(
+        "--client",
+        type=click.Choice(["kafka-python", "confluent"]),
+        default="kafka-python",
+        show_default=True,
+        heading=heading,
+        help="The library that speaks with Kafka; confluent is the faster one.",
+    )
+
+
+def library_option(*, heading: str) -> Decorator:
+    """--kafka KEY=VALUE: options of that library."""
+    return configurable(
+        "--kafka",
+        "options",
+        multiple=True,
+        callback=pairs,
+        heading=heading,
+        metavar="KEY=VALUE",
+        help="An option of that library, such as security_protocol=SSL; again for others.",
+    )
+
+
 def config_option() -> Decorator:
     """--config FILE: values for the other options."""
     return option(

@@ -19,11 +19,12 @@ from streamfm.cli.stream_operation import Operation
 from streamfm.cli.stream_options import (
     PREFIX,
     address,
+    client_option,
     config_option,
     configurable,
     each,
+    library_option,
     names,
-    pairs,
     refuse_idle,
     setting,
 )
@@ -84,23 +85,8 @@ OF_FILES = {"follow"}
     heading=KAFKA,
     help="exactly-once: scores, dead letters and offsets in one transaction.",
 )
-@configurable(
-    "--client",
-    type=click.Choice(["kafka-python", "confluent"]),
-    default="kafka-python",
-    show_default=True,
-    heading=KAFKA,
-    help="The library that speaks with Kafka; confluent is the faster one.",
-)
-@configurable(
-    "--kafka",
-    "options",
-    multiple=True,
-    callback=pairs,
-    heading=KAFKA,
-    metavar="KEY=VALUE",
-    help="An option of that library, such as security_protocol=SSL; again for others.",
-)
+@client_option(heading=KAFKA)
+@library_option(heading=KAFKA)
 @setting(KafkaSettings, "instance", heading=KAFKA, help="Names this machine or deployment in the group.")
 @setting(KafkaSettings, "static_membership", heading=KAFKA, help="A worker that comes back soon keeps its partitions.")
 @setting(KafkaSettings, "max_in_flight", heading=KAFKA, help="Scores sent and not acknowledged, at most.")

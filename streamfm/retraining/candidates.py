@@ -16,7 +16,7 @@ from streamfm import files
 from streamfm.bundle import annotate, open_bundle
 from streamfm.data.labelled_rows import LabelledBatch, concatenated
 from streamfm.encoder import Encoded, Encoder
-from streamfm.evaluation import Evaluation, evaluate
+from streamfm.evaluation import evaluate
 from streamfm.export import ExportSettings, Provenance, Sample, export_bundle
 from streamfm.finetuning import FineTuner
 from streamfm.gate import Evidence, Figure, GateSettings, Verdict, Window, judge
@@ -151,7 +151,8 @@ class Candidate:
         )
         training: dict[str, Any] = {**self.training, "gate": verdict.evidence.to_json(), "verdict": verdict.to_json()}
         training["logit_shift"] = self.tuner.logit_shift
-        annotate(path, metrics={"window": _json(measures)}, training=training)
+        metrics: dict[str, Any] = {"window": measures.to_dict()}
+        annotate(path, metrics=metrics, training=training)
         return Judged(path=path, scorer=Scorer(open_bundle(path, verify=False)), verdict=verdict)
 
     def _exported(self, path: Path, opponents: Opponents, *, int8: bool, now: datetime) -> Scorer:
@@ -202,10 +203,6 @@ def joined(parts: Sequence[Encoded]) -> Encoded:
     """All of them, one after the other."""
     weights = [part.weights for part in parts if part.weights is not None]
     return Encoded(np.concatenate([part.ids for part in parts]), np.concatenate(weights) if weights else None)
-
-
-def _json(evaluation: Evaluation) -> Any:
-    return evaluation.to_dict()
 
 
 def _figures(candidate: Scorer, parent: Scorer, window: WindowRows) -> list[Figure]:
