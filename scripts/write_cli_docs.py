@@ -19,7 +19,8 @@ from streamfm.cli.commands import Command
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
 WIDTH = 120
 MADE = "this page is what `--help` says, written by `python scripts/write_cli_docs.py`."
-EVERYWHERE = ("--debug", "-h, --help")
+# click keeps a command's own help option as it was first asked for, with -h or without.
+EVERYWHERE = ("--debug", "-h, --help", "--help")
 
 
 def page() -> str:
