@@ -14,6 +14,9 @@ QUIET := --disable-pip-version-check --quiet
 
 OTHER_PYTHON = echo "hint: name another: make install PYTHON=python3.11" >&2; exit 1
 
+# Containers often set it; hundreds of processes would then compile the same modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install demo test lint types contracts pytest faults bench wheel constraints clean

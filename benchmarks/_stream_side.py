@@ -1,6 +1,7 @@
 """One side of a benchmark, in a process of its own: a worker of streamfm, or the loop without it.
 
-Given as JSON, the fields of `Side`. Prints as JSON what `Result` holds.
+Given as JSON, the fields of `Side`. Prints as JSON what `Result` holds. Of kind `bare` is the loop without decoding and
+scoring; of kind `network`, confluent-kafka's with onnxruntime in it, asked about rows that are encoded already.
 """
 
 from __future__ import annotations
@@ -8,13 +9,17 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from connectors.kafka_settings import Guarantee, KafkaSettings
+from streamfm.bundle.session import open_session
 from streamfm.cli.worker import rarely_collecting
-from streamfm.scoring import Precision
+from streamfm.scoring import MODEL_FILES, Precision, load
 from streamfm.stream.loop import Stream
 from streamfm.stream.measures import Measures
 from streamfm.stream.ports import Sink, Source
@@ -256,6 +261,7 @@ def run_bare_confluent(side: Side) -> Result:
     from connectors.confluent_config import consumer_config, producer_config
 
     settings, marks = side.kafka, Marks(side.events)
+    ask = network(side) if side.kind == "network" else None
     consumer = Consumer(consumer_config(settings) | {"auto.offset.reset": "earliest", "enable.partition.eof": False})
     producer = Producer(producer_config(settings) | {"delivery.report.only.error": True})
     consumer.subscribe([side.source])
@@ -266,6 +272,8 @@ def run_bare_confluent(side: Side) -> Result:
         messages = consumer.consume(side.batch, IDLE_S)
         if not messages:
             continue
+        if ask is not None:
+            ask(len(messages))
         if settings.is_exactly_once:
             producer.begin_transaction()
         ends: dict[Any, Any] = {}
@@ -284,11 +292,23 @@ def run_bare_confluent(side: Side) -> Result:
     return marks.result()
 
 
+def network(side: Side) -> Callable[[int], object]:
+    """Asks onnxruntime, and nothing else, about so many rows, at most a batch."""
+    bundle = Path(side.bundle)
+    layout = load(bundle).encoder.layout
+    session = open_session(
+        (bundle / MODEL_FILES[side.precision]).read_bytes(), name=side.precision, threads=side.threads
+    )
+    ids = np.random.default_rng(1).integers(0, layout.rows, (side.batch, layout.slots), np.int32)
+    return lambda count: session.run(["score"], {"ids": ids[:count]})
+
+
 KINDS = {
     ("ours", "kafka-python"): run_ours,
     ("ours", "confluent"): run_ours,
     ("bare", "kafka-python"): run_bare_kafka_python,
     ("bare", "confluent"): run_bare_confluent,
+    ("network", "confluent"): run_bare_confluent,
 }
 
 

@@ -141,8 +141,8 @@ def test_the_rate_falls_at_a_plateau_and_the_second_ends_the_training(rows: Rows
 
 
 def test_the_best_epoch_has_the_least_loss_or_the_highest_auc(rows: Rows, tmp_path: Path) -> None:
-    few = write(tmp_path / "few", 300, 1)
-    settings = replace(SETTINGS, max_epochs=25, plateau_patience=25, learning_rate=0.02, average=False, l2_factors=0)
+    few = write(tmp_path / "few", 1_000, 1)
+    settings = replace(SETTINGS, max_epochs=25, plateau_patience=25, learning_rate=0.05, average=False, l2_factors=0)
     by_loss, by_auc = (train((few, rows[1]), replace(settings, keep_by=figure))[1] for figure in ("loss", "auc"))
     assert [epoch.valid_auc for epoch in by_loss.epochs] == [epoch.valid_auc for epoch in by_auc.epochs]
     assert by_loss.best.valid_loss == min(epoch.valid_loss for epoch in by_loss.epochs)
