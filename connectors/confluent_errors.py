@@ -34,7 +34,7 @@ class Reports:
         """Nothing was told."""
         self.fatal: Any = None
         self.refused: Any = None
-        self._told_s: dict[str, float] = {}
+        self._told_s: dict[int, float] = {}
 
     def __call__(self, error: Any) -> None:
         """Take a report; librdkafka's `error_cb`."""
@@ -42,14 +42,14 @@ class Reports:
             self.fatal = error
         elif error.code() == KafkaError._AUTHENTICATION:
             self.refused = error
-        self._tell(text_of(error))
+        self._tell(error)
 
-    def _tell(self, text: str) -> None:
-        """Log it, but not each of the hundreds that a broker that is away brings."""
-        now_s = time.monotonic()
-        if now_s - self._told_s.get(text, float("-inf")) >= _TELL_AGAIN_S:
-            self._told_s[text] = now_s
-            logger.warning("Kafka: %s", text)
+    def _tell(self, error: Any) -> None:
+        """Log it, but not each of the hundreds that a broker that is away brings; their texts have times in them."""
+        now_s, code = time.monotonic(), error.code()
+        if now_s - self._told_s.get(code, float("-inf")) >= _TELL_AGAIN_S:
+            self._told_s[code] = now_s
+            logger.warning("Kafka: %s", text_of(error))
 
     def cause_of(self, error: Any) -> Any:
         """The error that explains this one, or itself."""

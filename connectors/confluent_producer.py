@@ -71,7 +71,8 @@ class ConfluentProducer:
         self._sent.append((records, values))
         produce = self._producer.produce
         for record, value, names in zip(records, values, headers, strict=True):
-            timestamp = record.timestamp if record.timestamp > 0 else 0
+            # To librdkafka 0 is now: the first millisecond of 1970 is told as the second.
+            timestamp = record.timestamp or 1 if record.timestamp >= 0 else 0
             try:
                 produce(topic, value, record.key, timestamp=timestamp, headers=names)
             except BufferError:

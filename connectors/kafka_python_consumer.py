@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -30,7 +31,7 @@ class KafkaPythonConsumer:
 
     def subscribe(self, revocation: Revocation) -> None:
         """Join the group, with the first poll."""
-        self._listener = _Listener(self._consumer, revocation)
+        self._listener = _Listener(self._consumer, revocation, self._settings.revoke_deadline_s)
         self._consumer.subscribe(list(self._settings.input_topics), listener=self._listener)
 
     def partitions(self, topic: str) -> list[Partition]:
@@ -166,18 +167,21 @@ class _Listener(kafka.AsyncConsumerRebalanceListener):  # type: ignore[misc]
     There a call that waits for the consumer would wait for itself: it is awaited.
     """
 
-    def __init__(self, consumer: Any, revocation: Revocation) -> None:
-        self._consumer, self._revocation = consumer, revocation
+    def __init__(self, consumer: Any, revocation: Revocation, deadline_s: float) -> None:
+        self._consumer, self._revocation, self._deadline_s = consumer, revocation, deadline_s
         self.is_silent = False
 
     async def on_partitions_revoked(self, revoked: object) -> None:
         if self.is_silent:
             return
+        began_s = time.monotonic()
         positions = self._revocation.revoke()
         if not positions:
             return
+        left_s = max(0.0, began_s + self._deadline_s - time.monotonic())
         try:
-            await self._consumer.commit_async(_offsets(positions))
+            # The future knows no limit but that of a request; the client waits for its own in this way.
+            await self._consumer._manager.wait_for(self._consumer.commit_async(_offsets(positions)), left_s * 1000)
         except Exception as error:
             self._revocation.revoked(error)
         else:

@@ -129,7 +129,7 @@ class KafkaPythonProducer:
 
     def abort(self, timeout_s: float) -> None:
         """See `Producer`."""
-        with suppress(KafkaError, StreamError):
+        with suppress(*FAILURES, StreamError):
             bounded("aborting a transaction", timeout_s, self._producer.abort_transaction)
 
     def close(self, timeout_s: float) -> None:

@@ -226,7 +226,8 @@ class KafkaSource:
     def is_finished(self) -> bool:
         """See `Source`: every assigned partition is where the replay ends."""
         consumer = self._group.current()
-        if not self._settings.stop or consumer is None or self._membership is None:
+        # A poll that failed may have lost all partitions: of none, each is where it ends.
+        if not self._settings.stop or consumer is None or not self._group.is_current(self._membership):
             return False
         positions, stops = self._positions, self._stops
         return all(positions.get(partition, -1) >= stops.get(partition, 1 << 63) for partition in consumer.assignment())

@@ -219,6 +219,8 @@ def stream(**given: Any) -> int:
         refuse_idle(context, OF_FILES, "with --bootstrap-servers: a topic is waited at")
     else:
         refuse_idle(context, OF_KAFKA, "with JSON lines: it is Kafka's, and needs --bootstrap-servers")
+    if given["stop"] and given["until_end"]:
+        raise click.UsageError("--to and --until-end both say where to stop: give one of them", context)
     context.with_resource(written_logs(given["log_format"]))
     if given["workers"] > 1 and given["slot"] is None and not given["check"]:
         return supervise(sys.argv[1:], given["workers"])

@@ -15,7 +15,10 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 LOOK_S = 0.1
+FIRST_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 30.0
+CALM_S = 300.0
+"""After so long a run, the next restart comes as soon as the first."""
 # The exit codes of a worker that was told to end before it heeded signals: it has lost nothing.
 _BEFORE_IT_BEGAN = (130, signal.SIGTERM, signal.SIGINT)
 
@@ -60,7 +63,7 @@ class Worker:
         """Start it."""
         self.code: int | None = None
         self._command = command
-        self._backoff_s = 1.0
+        self._backoff_s = FIRST_BACKOFF_S
         self._restart_s: float | None = None
         self._process = self._start()
 
@@ -86,6 +89,8 @@ class Worker:
         if code >= 0 or not may_restart:
             self.code = abs(code)
             return
+        if time.monotonic() - self._began_s > CALM_S:
+            self._backoff_s = FIRST_BACKOFF_S
         logger.error(
             "worker %d was killed by %s; started again in %.0f s",
             self._process.pid,
@@ -101,6 +106,7 @@ class Worker:
             self._process.send_signal(number)
 
     def _start(self) -> subprocess.Popen[bytes]:
+        self._began_s = time.monotonic()
         # In a group of its own: a terminal's Ctrl-C would reach it twice, and twice means at once.
         return subprocess.Popen(self._command, process_group=0)
 

@@ -38,6 +38,7 @@ from streamfm.stream.settings import StreamSettings
 logger = logging.getLogger(__name__)
 
 _OWN = ("score", "logit", "scored_at", "model", "version", "shadow_score", "shadow_model", "shadow_version")
+_SHADOW_SHARE = 2.0
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -135,7 +136,7 @@ class Answering:
         if found.failures:
             decoded, found = _scored_only(decoded, found)
         scored = self._clock()
-        shadow_scores, shadowed = self._ask_shadow(decoded)
+        shadow_scores, shadowed = self._ask_shadow(decoded, scored - began)
         shadow_asked = self._clock()
         values = self._writer.write(decoded.kept, found, shadow_scores, scored_at_ms)
         return Answered(
@@ -148,14 +149,17 @@ class Answering:
             shadow=shadowed,
         )
 
-    def _ask_shadow(self, decoded: Decoded) -> tuple[Sequence[float | None], Shadowed]:
+    def _ask_shadow(self, decoded: Decoded, first_s: float) -> tuple[Sequence[float | None], Shadowed]:
         if self._shadowing is None or not decoded.records:
             return [None] * len(decoded.records), Shadowed()
-        return self._shadowing.ask(decoded)
+        return self._shadowing.ask(decoded, first_s)
 
 
 class _Shadow:
-    """A second model that scores the same events and cannot hurt the first."""
+    """A second model that scores the same events and cannot hurt the first.
+
+    A batch may take it `shadow_limit_s`, and all of them together twice as long as they take the first model.
+    """
 
     def __init__(self, scorer: Scorer, decoder: Decoder | None, settings: StreamSettings, clock: Clock) -> None:
         self._clock = clock
@@ -163,14 +167,22 @@ class _Shadow:
         self._decoder = decoder
         self._scoring = BatchScorer(scorer, clock)
         self._paused_until = float("-inf")
+        self._credit_s = self._limit_s
         self._told = ""
 
-    def ask(self, decoded: Decoded) -> tuple[Sequence[float | None], Shadowed]:
-        """Its score of each event, None where it has none."""
+    def ask(self, decoded: Decoded, first_s: float) -> tuple[Sequence[float | None], Shadowed]:
+        """Its score of each event, None where it has none; the first model has taken so many seconds for them."""
         began, rows = self._clock(), len(decoded.records)
         nothing: list[float | None] = [None] * rows
-        if began < self._paused_until:
+        self._credit_s = min(self._limit_s, self._credit_s + _SHADOW_SHARE * first_s)
+        if began < self._paused_until or self._credit_s < 0:
             return nothing, Shadowed(skipped=rows)
+        scores, shadowed = self._ask(decoded, began)
+        self._credit_s -= shadowed.seconds
+        return scores, shadowed
+
+    def _ask(self, decoded: Decoded, began: float) -> tuple[Sequence[float | None], Shadowed]:
+        rows = len(decoded.records)
         try:
             scores, error = self._scores(decoded, until=began + self._limit_s)
         # Whatever it is, the first model's answers are worth more.
@@ -179,7 +191,8 @@ class _Shadow:
             if repr(unexpected) != self._told:
                 self._told = repr(unexpected)
                 logger.exception("the shadow failed on a batch")
-            return nothing, Shadowed(failed=rows, error=repr(unexpected))
+            took_s = self._clock() - began
+            return [None] * rows, Shadowed(failed=rows, error=repr(unexpected), seconds=took_s)
         took_s = self._clock() - began
         if took_s > self._limit_s:
             self._paused_until = self._clock() + self._pause_s

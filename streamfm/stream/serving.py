@@ -68,7 +68,8 @@ class Followed:
             if self._refused and version == self._refused[0] and self._clock() < self._retry_s:
                 return None
             return self.load()
-        except StreamFMError as error:
+        # Whatever a bundle on its way can do, the model that serves goes on, and the next try has time.
+        except Exception as error:
             self.refuse(version, error)
             return None
 
@@ -76,12 +77,14 @@ class Followed:
         """This version serves from now on."""
         self._serving, self._refused = scorer.version, None
 
-    def refuse(self, version: int | None, error: StreamFMError) -> None:
+    def refuse(self, version: int | None, error: Exception) -> None:
         """Leave what serves; counted each time, told once."""
         self.refusals += 1
-        if self._refused != (version, error.message):
-            logger.warning("%s: version %s is refused, what served goes on: %s", self.reference, version, error)
-        self._refused, self._retry_s = (version, error.message), self._clock() + RETRY_S
+        text, unexpected = (error.message, None) if isinstance(error, StreamFMError) else (repr(error), error)
+        if self._refused != (version, text):
+            told = "%s: version %s is refused, what served goes on: %s"
+            logger.warning(told, self.reference, version, unexpected or error, exc_info=unexpected)
+        self._refused, self._retry_s = (version, text), self._clock() + RETRY_S
 
 
 class ServedModels:
@@ -157,7 +160,7 @@ class ServedModels:
         scorer, shadow = (loaded, serving.shadow) if followed is self._champion else (serving.scorer, loaded)
         try:
             self._answering = self._make(scorer, self.settings, shadow=shadow)
-        except StreamFMError as error:
+        except Exception as error:
             followed.refuse(loaded.version, error)
             return False
         followed.accept(loaded)

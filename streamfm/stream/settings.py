@@ -30,7 +30,8 @@ class StreamSettings:
             that of the model's specification.
         keep: JSON fields of the event that the answer repeats.
         with_logit: Whether the answer tells the logit, too.
-        shadow_limit_s: When a second model takes longer than that for a batch, it is left out for `shadow_pause_s`.
+        shadow_limit_s: When a second model takes longer than that for a batch, it is left out for `shadow_pause_s`. It
+            is also left out of batches while all of them have taken it more than twice as long as the first model.
         shadow_pause_s: See there.
         idle_s: How long a poll may wait when there is nothing else to do.
         backoff_s: The first wait after a disturbance; it doubles up to `max_backoff_s`.

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from streamfm.stream.ports import DeadLetter
+from streamfm.stream.ports import DeadLetter, Event, Polled
 
 EVENTS = [b"event %d" % index for index in range(300)]
 BOTH = pytest.mark.parametrize("guarantee", ["at-least-once", "exactly-once"])
@@ -71,8 +71,6 @@ def test_dead_letters_are_untouched_and_say_where_they_were_and_why(bench: Any, 
 
 
 def test_a_dead_letter_without_key_and_value_stays_so(bench: Any, client: str) -> None:
-    from streamfm.stream.ports import Event, Polled
-
     bench.produce([b"a"])
     worker = bench.worker()
     polled = worker.poll()
@@ -85,6 +83,19 @@ def test_a_dead_letter_without_key_and_value_stays_so(bench: Any, client: str) -
     assert (letter.key, letter.value) == (None, None)
     # kafka-python cannot send a header without a value.
     assert letter.headers[0] == ("h", b"" if client == "kafka-python" else None)
+
+
+def test_an_event_of_1970_stays_there(bench: Any, client: str) -> None:
+    bench.produce([b"a"])
+    worker = bench.worker()
+    polled = worker.poll()
+    event = Event(bench.events, 0, polled.records[0].offset, 0, None, b"a")
+    worker.send(Polled([event], polled.checkpoint))
+    worker.settle()
+
+    (score,) = bench.read(bench.scores)
+    # librdkafka takes 0 for now.
+    assert score.timestamp == (0 if client == "kafka-python" else 1)
 
 
 def test_without_a_dead_letter_topic_they_are_kept_nowhere(bench: Any) -> None:

@@ -63,7 +63,7 @@ class ScriptedConsumer:
         self.log.committed = positions[ONLY]
 
     def seek(self, positions: Positions) -> None:
-        self.position = positions[ONLY]
+        self.position = positions.get(ONLY, self.position)
 
     def pause(self, partitions: Collection[Partition]) -> None:
         raise NotImplementedError("no replays here")
@@ -108,6 +108,25 @@ class ConsumerOfTwo(ScriptedConsumer):
     def bounds(self, partitions: Collection[Partition]) -> Mapping[Partition, Bounds]:
         self._answer()
         return {partition: Bounds(0, self.log.end) for partition in partitions}
+
+
+class LosingConsumer(ScriptedConsumer):
+    """A poll that says that it was left out of the group has taken all partitions away already."""
+
+    is_lost = False
+
+    def poll(self, max_records: int, timeout_s: float) -> Sequence[Record]:
+        if self.is_lost:
+            raise DisturbedError("max.poll.interval.ms exceeded")
+        return super().poll(max_records, timeout_s)
+
+    def membership(self) -> object | None:
+        return None if self.is_lost else self.member
+
+    def assignment(self) -> Collection[Partition]:
+        return [] if self.is_lost else [ONLY]
+
+    def pause(self, partitions: Collection[Partition]) -> None: ...
 
 
 class NoProducer:
@@ -289,3 +308,19 @@ def test_an_idle_static_member_asks_whether_its_name_is_anothers(make_desk: Call
         desk.source.poll(10, 0.0)
     assert not isinstance(failure.value, DisturbedError)
     assert len(desk.client.opened) == 1
+
+
+def test_a_replay_that_has_lost_its_partitions_is_not_finished(make_desk: Callable[..., Desk]) -> None:
+    desk = make_desk(LosingConsumer, stop="4")
+    desk.client.log.end = 5
+    (consumer,) = desk.client.opened
+    consumer.is_lost = True
+    with pytest.raises(DisturbedError):
+        desk.source.poll(10, 0.0)
+
+    desk.source.rewind()
+    assert not desk.source.is_finished()
+
+    consumer.is_lost, consumer.member = False, "member again"
+    assert (desk.offsets(), desk.offsets()) == ([], [0, 1, 2, 3])
+    assert desk.source.is_finished()

@@ -77,7 +77,8 @@ def test_a_score_too_large_for_the_output_topic(calm_cluster: Cluster, streams: 
 def test_a_batch_longer_than_the_transaction_s_time(calm_cluster: Cluster, streams: Streams, counts: Counts) -> None:
     def campaign(stream: StreamUnderFault) -> None:
         stream.load()
-        stream.start(fault=f"slow:poll:15:{SLOW_S}")
+        # What was flushed is not committed: a transaction is open.
+        stream.start(fault=f"slow:flush:15:{SLOW_S}")
         if stream.guarantee == "exactly-once":
             wait_for(lambda: "disturbed" in stream.log(), lambda: stream.told("the time-out is told"))
             stream.recovers("a transaction that timed out")
@@ -105,15 +106,11 @@ def strict_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster
 def deny(cluster: Cluster, kind: Any, name: str, operation: Any) -> None:
     """The operation is denied, and no other."""
     pattern = ResourcePattern(kind, name)
-    who = "User:ANONYMOUS"
-    with cluster.administering() as admin:
-        made = admin.create_acls(
-            [
-                ACL(who, "*", operation, ACLPermissionType.DENY, pattern),
-                ACL(who, "*", ACLOperation.ALL, ACLPermissionType.ALLOW, pattern),
-            ]
-        )
-    assert not made["failed"], made
+    # In this order: of a resource with a rule, everything is denied that none allows.
+    for what, permission in ((ACLOperation.ALL, ACLPermissionType.ALLOW), (operation, ACLPermissionType.DENY)):
+        with cluster.administering() as admin:
+            made = admin.create_acls([ACL("User:ANONYMOUS", "*", what, permission, pattern)])
+        assert not made["failed"], made
 
 
 DENIED: dict[str, tuple[Any, Callable[[StreamUnderFault], str], Any, str]] = {

@@ -524,6 +524,31 @@ def test_a_slow_shadow_is_left_out_for_a_while(scorer: Scorer, other: Scorer) ->
     assert "paused" in found[0].error
 
 
+def test_a_shadow_that_is_always_slow_takes_twice_the_time_of_the_first_model_at_most(
+    scorer: Scorer, other: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {"first": 0.0, "shadow": 0.0}
+
+    def takes(model: Scorer, who: str, duration_s: float) -> None:
+        ask = model.answer_columns
+
+        def slowly(*given: Any, **named: Any) -> Any:
+            seconds[who] += duration_s
+            return ask(*given, **named)
+
+        monkeypatch.setattr(model, "answer_columns", slowly)
+
+    takes(scorer, "first", 0.01)
+    takes(other, "shadow", 0.4)
+    asked = answering(scorer, shadow=other, clock=lambda: sum(seconds.values()), shadow_limit_s=0.5)
+    found = [asked.answer(records_of([{"user": "ann"}]), 0).shadow for _ in range(400)]
+
+    assert seconds["first"] == pytest.approx(4.0)
+    # Besides what it may take for a batch at the start.
+    assert seconds["shadow"] == pytest.approx(2 * 4.0 + 0.5, abs=0.4)
+    assert [1] * 400 == [shadow.scored + shadow.skipped for shadow in found]
+
+
 def test_a_shadow_stops_searching_for_culprits_when_its_time_is_over(scorer: Scorer, other: Scorer) -> None:
     asked = answering(scorer, shadow=other, clock=ticking(0.01), shadow_limit_s=0.3)
     events = [{"user": "ann", "position": 10**400 if n % 2 else n} for n in range(64)]

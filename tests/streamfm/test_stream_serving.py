@@ -11,6 +11,7 @@ import pytest
 
 from streamfm.errors import BundleError, RegistryError, StreamError
 from streamfm.registry import Registry
+from streamfm.scoring import Scorer
 from streamfm.stream.ports import Event
 from streamfm.stream.serving import RETRY_S, ServedModels
 from streamfm.stream.settings import StreamSettings
@@ -94,6 +95,28 @@ def test_a_champion_that_is_refused_leaves_the_one_before(
         "version 2 is refused" for record in caplog.records if "version 2 is refused" in record.getMessage()
     ]
     assert "model.onnx" in caplog.text
+
+
+def test_whatever_loading_fails_with_is_a_refusal(
+    registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = FakeClock()
+    models = serve(registry, clock)
+    publish("ctr", alias="champion")
+
+    def no_memory(_: object) -> Scorer:
+        raise MemoryError("4 GiB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(models._champion, "_load", no_memory)
+        assert [False] * 3 == [models.refresh() for _ in range(3)]
+    assert (1, 1) == (version(models), models.refusals)
+    assert ["version 2 is refused, what served goes on: 4 GiB"] == [
+        record.getMessage().partition(": ")[2] for record in caplog.records
+    ]
+    clock.sleep(RETRY_S)
+    assert models.refresh()
+    assert 2 == version(models)
 
 
 def test_a_refused_champion_is_not_tried_at_every_look(registry: Registry, publish: Publish) -> None:

@@ -124,6 +124,7 @@ def test_an_address_that_is_none_is_refused(text: str) -> None:
         (("--watchdog-s", "9"), "--watchdog-s does nothing with JSON lines"),
         ("max_in_flight = 9", "--max-in-flight does nothing with JSON lines"),
         (("-b", "b:1", "--follow"), "--follow does nothing with --bootstrap-servers"),
+        (("-b", "b:1", "--to", "9", "--until-end"), "--to and --until-end both say where to stop"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(arguments: Any, said: str, config) -> None:

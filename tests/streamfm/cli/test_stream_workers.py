@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -38,6 +39,26 @@ def test_a_signal_that_comes_while_a_worker_is_started_again_reaches_it(monkeypa
     monkeypatch.setattr(subprocess, "Popen", Popen)
     assert 0 == workers.supervise([], 1)
     assert [-signal.SIGKILL, -signal.SIGTERM] == [process.returncode for process in started]
+
+
+def test_a_worker_that_ran_for_long_is_started_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = workers.Worker([sys.executable, "-c", KILLED])
+
+    def waits(ran_s: float) -> float:
+        """How long it waits after it was killed."""
+        worker._process.wait(30)
+        worker._began_s -= ran_s
+        worker.look(may_restart=True)
+        assert worker._restart_s is not None
+        waited_s = worker._restart_s - time.monotonic()
+        worker._restart_s = 0.0
+        worker.look(may_restart=True)
+        return waited_s
+
+    found = [round(waits(ran_s)) for ran_s in (0, 0, 0, 2 * workers.CALM_S, 0)]
+    worker._process.kill()
+    worker._process.wait(30)
+    assert [1, 2, 4, 1, 2] == found
 
 
 def test_a_worker_whose_supervisor_is_gone_before_it_looks_ends() -> None:
