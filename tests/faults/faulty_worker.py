@@ -2,8 +2,8 @@
 
 The environment variable FAULT says which: `before:send:7` and `after:flush:7` kill the process with SIGKILL around the
 seventh call, `during:commit:7:0.003` 3 ms after it began, `inside:commit:7` between the two calls of the client library
-of which an exactly-once commit is made, `slow:poll:7:35` waits 35 s after the seventh call, as a slow model would, and `slow:flush:7:35` as a slow broker.
-Of polls, those count that bring records.
+of which an exactly-once commit is made; `slow:poll:7:35` waits 35 s after the seventh call, as a slow model would, and
+`slow:flush:7:35` as a slow broker. Of polls, those count that bring records.
 """
 
 from __future__ import annotations

@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from itertools import islice
 
 import pytest
-from fault_cluster import Cluster, wait_for
+from fault_cluster import Cluster, good_messages, wait_for
 from fault_stream import StreamUnderFault, together
 
 # kafka-python leaves sockets of brokers that died to the garbage collection.
@@ -24,6 +25,7 @@ HANGING_S = 40
 STOPPED_S = 15
 SLOW_S = 35
 """Longer than max_poll_interval_s, which is 30."""
+REPLAYED = 20_000
 
 
 def under_way(streams: list[StreamUnderFault], workers: int = 1) -> None:
@@ -66,6 +68,18 @@ def test_a_worker_slower_than_max_poll_interval(one_node: Cluster, streams: Stre
         stream.judged(counts, f"a batch of {SLOW_S} s")
 
     together(both, campaign)
+
+
+def test_a_replay_slower_than_max_poll_interval_is_finished_only_at_the_end(
+    one_node: Cluster, streams: Streams, counts: Counts
+) -> None:
+    def campaign(stream: StreamUnderFault) -> None:
+        stream.load(islice(good_messages(), REPLAYED), per_second=1e9).wait_for_load()
+        stream.start(0, "--until-end", fault=f"slow:poll:2:{SLOW_S}")
+        assert "disturbed" in stream.ended(0, 0)
+        assert REPLAYED == stream.judged(counts, f"a replay with a batch of {SLOW_S} s").scored
+
+    together(streams(one_node), campaign)
 
 
 def test_a_worker_is_stopped_and_continued(one_node: Cluster, streams: Streams, counts: Counts) -> None:
