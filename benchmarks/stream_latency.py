@@ -2,8 +2,9 @@
 
 The set-up of `stream_throughput.py`, at-least-once, fp32. First the most that a worker with kafka-python scores from a
 backlog is measured; then another process appends half as many a second, evenly, for a minute after a warm-up: to a
-worker with each client, and to kafka-python's bare loop, which neither decodes nor scores. The topic's timestamps are
-the broker's (LogAppendTime), and an event's latency ends when the flush of its batch has returned.
+worker with each client, and to kafka-python's bare loop, which neither decodes nor scores. A worker with
+confluent-kafka then gets half of its own, larger, load, too. The topic's timestamps are the broker's (LogAppendTime),
+and an event's latency ends when the flush of its batch has returned.
 
 Goals: the median at most 10 ms, the 99th percentile at most 25 ms. Batches wait `--linger-ms` for more events after
 their first: 2 by default, as the worker's.
@@ -20,7 +21,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from _kafka import Prepared, answer, fill, prepared, running, side, start, start_producer, topics, wait_for_word
@@ -28,7 +29,22 @@ from _report import report
 
 GOALS = {50: "<= 10", 99: "<= 25"}
 KEPT_UP = 0.98
-SIDES = {"bare": ("bare", "kafka-python"), "kafka-python": ("ours", "kafka-python"), "confluent": ("ours", "confluent")}
+
+
+class Load(NamedTuple):
+    """A side, and half of whose load it gets."""
+
+    kind: str
+    client: str
+    load_of: str
+
+
+SIDES = {
+    "bare": Load("bare", "kafka-python", "kafka-python"),
+    "kafka-python": Load("ours", "kafka-python", "kafka-python"),
+    "confluent": Load("ours", "confluent", "kafka-python"),
+    "confluent_at_half_of_its_load": Load("ours", "confluent", "confluent"),
+}
 
 
 def highest_rate(client: str, common: Prepared, events: int, **how: object) -> float:
@@ -44,7 +60,7 @@ def offer(name: str, common: Prepared, per_second: float, seconds: tuple[float, 
     raw = common.folder / f"{name}.npz"
     warm_up_s, measured_s = seconds
     with topics(common.bootstrap, message_timestamp_type="LogAppendTime") as own:
-        given = side(*SIDES[name], common, own, events=0, raw=raw, **how)
+        given = side(SIDES[name].kind, SIDES[name].client, common, own, events=0, raw=raw, **how)
         worker = start("_stream_watch.py", given)
         with running(worker), running(start_producer(common, own.events, per_second=per_second)):
             wait_for_word(worker)
@@ -69,12 +85,19 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--warm-up", type=float, default=15.0, metavar="SECONDS")
     parser.add_argument("--linger-ms", type=float, default=2.0)
-    parser.add_argument("--backlog", type=int, default=300_000, help="events with which the most is measured")
+    parser.add_argument(
+        "--backlog", type=int, default=300_000, help="events with which kafka-python's most is measured"
+    )
     options = parser.parse_args()
     how = {"linger_s": options.linger_ms / 1000}
     with prepared() as common:
-        rate = options.rate or highest_rate("kafka-python", common, options.backlog, **how) / 2
+        rates: dict[str, float] = {}
         for name in SIDES if options.side is None else [options.side]:
+            whose = SIDES[name].load_of
+            if whose not in rates:
+                backlog = options.backlog * (1 if whose == "kafka-python" else 3)
+                rates[whose] = options.rate or highest_rate(whose, common, backlog, **how) / 2
+            rate = rates[whose]
             found, batch = offer(name, common, rate, (options.warm_up, options.seconds), **how)
             answered = len(found) / options.seconds
             print(
