@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -342,6 +342,30 @@ def test_the_service_goes_on_after_an_error_and_ends_when_asked(shop: Shop) -> N
     assert isinstance(told[1], RoundReport)
     assert told[1].outcome == "published"
     assert waits == [119.0, 59.0]
+
+
+@pytest.mark.parametrize(
+    # Room for nothing, not even the lock's text; and for everything but a network.
+    ("room_bytes", "says"),
+    [(0, "File too large"), (1_000, "the disk is full")],
+)
+def test_the_service_goes_on_once_a_full_disk_has_room(
+    shop: Shop, file_size_limit: Callable[[int], AbstractContextManager[None]], room_bytes: int, says: str
+) -> None:
+    told: list[RoundReport | StreamFMError | OSError] = []
+    with shop.retrainer() as retrainer, ExitStack() as full_disk:
+
+        def wait(_: float) -> bool:
+            full_disk.close()
+            return len(told) == 2
+
+        full_disk.enter_context(file_size_limit(room_bytes))
+        serve(retrainer, Pace(every_s=60.0), told=told.append, wait=wait)
+
+    full, after = told
+    assert says in str(full)
+    assert isinstance(after, RoundReport), after
+    assert (after.outcome, after.version, shop.champion()) == ("published", 2, 2)
 
 
 @pytest.mark.parametrize(("errors", "took", "expected"), [(0, 20, 40), (0, 90, 0), (1, 0, 120), (9, 0, 600)])
