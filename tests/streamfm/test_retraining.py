@@ -19,10 +19,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from streamfm.bundle import read_manifest
+from streamfm.bundle import annotate, read_manifest
 from streamfm.errors import BundleError, RegistryError, SpecError, StreamFMError
 from streamfm.features import Feature, FeatureSpec, Input
 from streamfm.finetuning import FineTuneSettings
+from streamfm.gate import Evidence
 from streamfm.labels import LabelSettings
 from streamfm.locking import FolderLock
 from streamfm.model import ModelSettings
@@ -88,9 +89,9 @@ class Shop:
         pq.write_table(shown, self.folder / "shown" / f"{number}.parquet")
         pq.write_table(clicks_of(events), self.folder / "clicks" / f"{number}.parquet")
 
-    def retrainer(self, settings: RetrainSettings = SETTINGS, **options: Any) -> Retrainer:
+    def retrainer(self, settings: RetrainSettings = SETTINGS, *, name: str = "ctr", **options: Any) -> Retrainer:
         feed = Tables(f"{self.folder}/shown/*.parquet", f"{self.folder}/clicks/*.parquet")
-        return Retrainer(self.registry, "ctr", feed, settings, **options)
+        return Retrainer(self.registry, name, feed, settings, **options)
 
     def round(self, settings: RetrainSettings = SETTINGS, **options: Any) -> RoundReport:
         with self.retrainer(settings) as retrainer:
@@ -298,6 +299,24 @@ def test_old_versions_are_pruned_and_the_anchor_is_not(shop: Shop) -> None:
     assert len(found.versions) <= 4
 
 
+@pytest.mark.parametrize("others", [0, 3])
+def test_the_anchor_of_another_model_is_none_of_a_copy(shop: Shop, tmp_path: Path, others: int) -> None:
+    copy = Path(shutil.copytree(shop.registry.root / "ctr" / "1", tmp_path / "copy"))
+    for name, count in (("ctr", 2), ("prod", others)):
+        for _ in range(count):
+            shop.registry.publish(copy, name, keep_source=True)
+    annotate(copy, metrics={}, training={**shop.facts(1), "gate": Evidence(anchor="ctr/3", debt=0.0002).to_json()})
+    parent = shop.registry.publish(copy, "prod", alias=CHAMPION).version
+
+    with shop.retrainer(name="prod") as retrainer:
+        report = retrainer.round()
+
+    assert (report.outcome, report.version) == ("published", parent + 1), report.message
+    assert report.verdict is not None
+    assert report.verdict.evidence == Evidence(anchor=f"prod/{parent}", debt=0.0002)
+    assert shop.registry.model("prod").aliases == {"anchor": parent, CHAMPION: parent + 1}
+
+
 def test_slices_are_judged(shop: Shop) -> None:
     report = shop.round(replace(SETTINGS, slices=("app_id",)))
 
@@ -309,8 +328,6 @@ def test_slices_are_judged(shop: Shop) -> None:
 
 
 def test_a_parent_that_does_not_tell_its_time_needs_to_be_told(shop: Shop, tmp_path: Path) -> None:
-    from streamfm.bundle import annotate
-
     copy = Path(shutil.copytree(shop.registry.root / "ctr" / "1", tmp_path / "copy"))
     annotate(copy, metrics={}, training={"model": shop.facts(1)["model"]})
     shop.registry.publish(copy, "ctr", alias=CHAMPION)
