@@ -13,6 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from streamfm.errors import StreamError
@@ -67,13 +68,12 @@ class FolderLock:
         file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             self._lock(file)
+            _tell_holder(file)
         except BaseException:
+            # What stays open stays locked, for as long as the process lives.
             os.close(file)
             raise
         self._file = file
-        holder = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
-        os.ftruncate(file, 0)
-        os.pwrite(file, holder.encode(), 0)
 
     def release(self) -> None:
         """Let it go; a second time does nothing."""
@@ -103,6 +103,14 @@ class FolderLock:
         except (ValueError, KeyError, TypeError):
             who = "another process"
         return LockedError(f"{self._what}: {who} has it", hint=f"end that one first; the lock is {self._path}")
+
+
+def _tell_holder(file: int) -> None:
+    """Write down who has it, where there is room: on a full disk the lock holds all the same."""
+    holder = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
+    with suppress(OSError):
+        os.ftruncate(file, 0)
+        os.pwrite(file, holder.encode(), 0)
 
 
 class LockedError(StreamError):

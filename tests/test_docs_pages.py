@@ -71,7 +71,7 @@ NOT_RUN = {
     "streamfm retrain models/ctr --impressions 'shown/*.parquet' --clicks 'clicks/*.parquet' --window 1h --dry-run": (
         "there are no clicks; tests/streamfm/cli/test_retrain.py has it"
     ),
-    "streamfm monitor models/ctr --log log --since 24h --rollback": "no log; tests/streamfm/cli/test_monitor.py has it",
+    "streamfm monitor models/ctr --log log --rollback": "no log; tests/streamfm/cli/test_monitor.py has it",
     "streamfm log compact log": "no log; tests/streamfm/cli/test_collect.py has it",
     "streamfm models rollback models/ctr": "there is one version only; tests/streamfm/cli/test_models.py has it",
     "streamfm evaluate --progressive events.parquet --features features.toml --shards 100": (

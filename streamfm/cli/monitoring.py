@@ -67,7 +67,8 @@ def monitor(model: str, source: LabelSource, labels: LabelSettings, **given: Any
 
     Log loss, AUC and calibration by version and by hour; how far the score and every feature are from how they were
     distributed before; and whether the version that serves is worse than its parent on the rows that it has served.
-    That test may be asked as often as you like: it errs for one version in a thousand all the same.
+    That test may be asked as often as you like, without --since or from a fixed time: it errs for one version in a
+    thousand all the same. With a --since that slides, as 24h, it errs one time in a thousand at each look.
 
     \b
     Exit codes:
@@ -78,7 +79,7 @@ def monitor(model: str, source: LabelSource, labels: LabelSettings, **given: Any
     \b
     Examples:
       streamfm monitor models/ctr --log log
-      streamfm monitor models/ctr --log log --since 24h --rollback
+      streamfm monitor models/ctr --log log --rollback
       streamfm monitor models/ctr --impressions 'shown/*.parquet' --clicks clicks.parquet --json | jq .versions
     """
     from streamfm.monitoring import ServedRows, refuse_strangers

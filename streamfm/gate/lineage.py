@@ -6,7 +6,9 @@ sequence is Robbins' normal mixture, one-sided (Howard et al. 2021, "Time-unifor
 confidence sequences"), on the estimated variance (Waudby-Smith et al. 2021, "Time-uniform central limit
 theory"): it holds at all rounds together with probability 1 - alpha, so that looking often costs nothing.
 
-The parent was chosen before the window came, so that its differences are fair; a candidate that passed was not.
+The rows that count are those that a round learns. Most of them came after the parent was chosen, so that its
+differences are fair there. The first of them, a quarter where rounds are alike, are the window on which it passed the
+gate, and to which its logit shift was fitted, if any: a small bias in its favour. A candidate's own window is all bias.
 """
 
 from __future__ import annotations

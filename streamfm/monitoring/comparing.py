@@ -1,8 +1,9 @@
 """Whether the version that serves is worse than another, its parent mostly, on the rows that it has served since.
 
 Neither has learnt from them. Both score them anew, so that a version is not blamed for another's inputs; how far the
-recomputed scores are from those that were served is told, too. The decision is the gate's sequential test: it may be
-asked every minute, and errs once in 1 / `lineage_alpha` versions all the same.
+recomputed scores are from those that were served is told, too. The decision is the gate's sequential test: of rows
+that only grow it may be asked every minute, and errs once in 1 / `lineage_alpha` versions all the same. Where they
+begin later at each look, or are a sample, that is the error of each look.
 """
 
 from __future__ import annotations

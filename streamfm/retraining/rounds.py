@@ -12,7 +12,6 @@ next round begins with the same parent, and so with the same rows: none is learn
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,13 +24,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from streamfm import files
-from streamfm.errors import BundleError, RegistryError
 from streamfm.features import FeatureSpec
-from streamfm.gate import Evidence, Verdict
+from streamfm.gate import Verdict
 from streamfm.labels import Labels, Position, closed_labels, fitted
 from streamfm.locking import FolderLock
 from streamfm.pipeline.progress import NoProgress, PipelineProgress
 from streamfm.registry import CHAMPION, Registry
+from streamfm.retraining.anchors import Anchors
 from streamfm.retraining.candidates import Candidate, Judged, Opponents
 from streamfm.retraining.feeds import Feed, Relations
 from streamfm.retraining.learning import LEAST_FRESH_ROWS, Learnt, fresh_rows, learn_anew, learn_on
@@ -40,12 +39,7 @@ from streamfm.retraining.served import Served, open_served
 from streamfm.retraining.settings import RetrainSettings
 from streamfm.retraining.slices import check_slices
 from streamfm.retraining.stages import Stages
-from streamfm.scoring import Scorer, load
-
-log = logging.getLogger(__name__)
-
-ANCHOR = "anchor"
-"""The alias of the version that the gate compares the lineage with; it keeps it from being pruned."""
+from streamfm.scoring import load
 
 LOCK_NAME = "retraining.lock"
 
@@ -86,7 +80,7 @@ class Retrainer:
         self._progress, self._clock = progress or NoProgress(), clock
         self._served: Served | None = None
         self._first: int | None = None
-        self._anchor: tuple[str, Scorer] | None = None
+        self._anchors = Anchors(registry, name)
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -96,7 +90,8 @@ class Retrainer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Let go of the models."""
-        self._served = self._anchor = None
+        self._served = None
+        self._anchors.let_go()
 
     def round(self, *, full: bool = False, dry_run: bool = False) -> RoundReport:
         """One round.
@@ -217,32 +212,19 @@ class Retrainer:
         self._progress.stage("judging", 0, learnt.window.rows)
         return candidate.judged(
             place,
-            Opponents(parent=parent, anchor=self._open_anchor(parent), evidence=parent.evidence),
+            Opponents(parent=parent, anchor=self._anchors.of(parent), evidence=parent.evidence),
             self._settings.gate,
             int8=self._settings.int8,
             slices=self._settings.slices,
             now=datetime.fromtimestamp(self._clock(), UTC),
         )
 
-    def _open_anchor(self, parent: Served) -> Scorer | None:
-        """The version that the lineage is compared with; None where it is the parent, or gone."""
-        reference = parent.evidence.anchor
-        if reference in ("", parent.reference):
-            return None
-        if self._anchor is None or self._anchor[0] != reference:
-            try:
-                self._anchor = (reference, load(self._registry.root / reference))
-            except (RegistryError, BundleError) as error:
-                log.warning("%s, the gate's anchor, is gone: %s", reference, error.message)
-                return None
-        return self._anchor[1]
-
     def _publish(self, judged: Judged, learnt: Learnt, parent: Served) -> int:
         """The candidate's version; the alias names it, if it has passed."""
         registry, name = self._registry, self._name
         version = registry.publish(judged.path, name).version
         if judged.verdict.passed:
-            self._protect(judged.verdict.evidence)
+            self._anchors.protect(judged.verdict.evidence)
             registry.promote(name, version, self._alias, expected=parent.version)
             self._served = Served(
                 version=version,
@@ -255,12 +237,6 @@ class Retrainer:
         if self._settings.keep:
             registry.prune(name, keep=self._settings.keep)
         return version
-
-    def _protect(self, evidence: Evidence) -> None:
-        """Keep the anchor from being pruned."""
-        number = evidence.anchor.rpartition("/")[2]
-        if number:
-            self._registry.promote(self._name, int(number), ANCHOR)
 
     def _report(
         self,

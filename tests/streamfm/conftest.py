@@ -121,3 +121,21 @@ def file_size_limit() -> Callable[[int], AbstractContextManager[None]]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     return limit
+
+
+@pytest.fixture(scope="session")
+def first_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the models and the log of a simulated store; no test may change it."""
+    from shops import opened
+
+    folder = tmp_path_factory.mktemp("shop")
+    opened(folder)
+    return folder
+
+
+@pytest.fixture
+def shop(first_shop: Path, tmp_path: Path) -> Any:
+    """A copy of it, to go on with; a `shops.Shop`."""
+    from shops import Shop
+
+    return Shop.copied(first_shop, tmp_path / "shop")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connectors.parquet_log import EventLog
 from streamfm.data.sources import Source
 from streamfm.labels import LabelSettings, Position, closed_labels
 from streamfm.labels.late import MOST_PROBABLE
@@ -171,3 +173,30 @@ def test_only_rows_that_were_trained_on_are_of_the_past() -> None:
         assert [("a", 1, 1.0), ("b", 0, 1.0)] == table_of(labels.history(10))
     with closed_labels(shown, clicks, settings_of()) as labels:
         assert 0 == labels.history(10).rows
+
+
+# --- what was skipped
+
+
+@pytest.mark.parametrize(("skipped", "expected"), [(1, (180, 0)), (2, (189, 91))], ids=["between others", "the last"])
+def test_what_was_skipped_before_rows_that_were_learnt_counts_as_learnt(
+    tmp_path: Path, skipped: int, expected: tuple[int, int]
+) -> None:
+    events = log({f"e{number}": number for number in range(300)})
+    written = EventLog(tmp_path / "log")
+    for start in (0, 100, 200):
+        written.append("shown", events.slice(start, 100))
+    written.append("clicks", events.take(list(range(0, 300, 10))), kind="clicks")
+    segment = sorted(tmp_path.rglob("shown-*.parquet"))[skipped]
+
+    def labelled(since: Position | None) -> tuple[int, Position]:
+        with (
+            written.snapshot("shown", "clicks", damaged="skip") as found,
+            closed_labels(found.relation("shown"), found.relation("clicks"), settings_of(), since=since) as labels,
+        ):
+            return labels.counts.labelled, labels.position
+
+    aside = segment.rename(tmp_path / "aside")
+    without, position = labelled(None)
+    aside.rename(segment)
+    assert expected == (without, labelled(position)[0])

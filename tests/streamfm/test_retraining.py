@@ -1,11 +1,8 @@
-"""Rounds of retraining on a simulated app store: what is published, what is refused, and what a crash leaves."""
+"""Rounds of retraining on a simulated app store: what is published, what is refused, and where the next one begins."""
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,114 +15,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from shops import LABELS, LENIENT, SETTINGS, Shop, clicks_of, events_of
 
-from streamfm.bundle import read_manifest
+from streamfm.bundle import annotate, read_manifest
 from streamfm.errors import BundleError, RegistryError, SpecError, StreamFMError
-from streamfm.features import Feature, FeatureSpec, Input
 from streamfm.finetuning import FineTuneSettings
-from streamfm.labels import LabelSettings
+from streamfm.gate import Evidence
 from streamfm.locking import FolderLock
-from streamfm.model import ModelSettings
-from streamfm.pipeline import PipelineSettings, train
-from streamfm.registry import CHAMPION, Registry
-from streamfm.retraining import Pace, Relations, Retrainer, RetrainSettings, RoundReport, Tables, serve
+from streamfm.registry import CHAMPION
+from streamfm.retraining import Relations, Retrainer
 from streamfm.retraining.rounds import LOCK_NAME
 from streamfm.scoring import load
-from streamfm.settings import TrainSettings
-from streamfm.testing import OPENING, AppStore
-
-SPEC = FeatureSpec(
-    inputs=(
-        Input(name="user_id", type="VARCHAR"),
-        Input(name="app_id", type="VARCHAR"),
-        Input(name="price", type="DOUBLE"),
-        Input(name="ts", type="TIMESTAMP"),
-    ),
-    features=(
-        Feature(name="user_id", kind="categorical", min_count=2),
-        Feature(name="app_id", kind="categorical"),
-        Feature(name="price", kind="numeric", transform="log1p"),
-        Feature(name="hour", kind="categorical", sql="hour(ts)"),
-    ),
-    label="clicked",
-    group="user_id",
-    event_time="ts",
-    event_id="event_id",
-)
-STORE = AppStore(seed=11, users=300, apps=40, drift_per_day=0.05, newcomer_share=0.3, growth_days=12)
-LABELS = LabelSettings(window_s=1800.0, stalled_s=86_400.0)
-SETTINGS = RetrainSettings(labels=LABELS, tuning=FineTuneSettings(threads=1), least_rows=50, int8=False)
-LENIENT = replace(SETTINGS, gate=replace(SETTINGS.gate, alpha=1e-9, margin=1.0))
-DAY = timedelta(days=1)
-
-
-def events_of(days: float, rows: int, *, start_day: float = 0.0, first: int = 0) -> pa.Table:
-    random = np.random.default_rng([3, first])
-    start = OPENING + start_day * DAY
-    return STORE.events(rows, random=random, start=start, days=days, first_event=first)
-
-
-def clicks_of(events: pa.Table) -> pa.Table:
-    """One for each impression that was clicked, up to twenty minutes later."""
-    clicked = events.filter(pc.equal(events["clicked"], 1))
-    later = np.random.default_rng(5).integers(0, 1_200_000_000, clicked.num_rows)
-    times = clicked["ts"].cast(pa.int64()).to_numpy() + later
-    order = np.argsort(times)
-    return pa.table({"event_id": clicked["event_id"], "ts": pa.array(times, pa.timestamp("us"))}).take(pa.array(order))
-
-
-class Shop:
-    """A registry with a first model, and a log that grows day by day."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.registry = folder, Registry(folder / "models")
-        self.events: list[pa.Table] = []
-
-    def log(self, events: pa.Table) -> None:
-        number = len(self.events)
-        self.events.append(events)
-        shown = events.drop_columns(["clicked", "true_probability"])
-        pq.write_table(shown, self.folder / "shown" / f"{number}.parquet")
-        pq.write_table(clicks_of(events), self.folder / "clicks" / f"{number}.parquet")
-
-    def retrainer(self, settings: RetrainSettings = SETTINGS, **options: Any) -> Retrainer:
-        feed = Tables(f"{self.folder}/shown/*.parquet", f"{self.folder}/clicks/*.parquet")
-        return Retrainer(self.registry, "ctr", feed, settings, **options)
-
-    def round(self, settings: RetrainSettings = SETTINGS, **options: Any) -> RoundReport:
-        with self.retrainer(settings) as retrainer:
-            return retrainer.round(**options)
-
-    def champion(self) -> int:
-        return self.registry.current("ctr")
-
-    def facts(self, version: int) -> Any:
-        return read_manifest(self.registry.root / "ctr" / str(version)).training
-
-
-@pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry with a model of seven days, and the log of the eighth; no test may change it."""
-    folder = tmp_path_factory.mktemp("shop")
-    for name in ("shown", "clicks", "models"):
-        (folder / name).mkdir()
-    settings = PipelineSettings(
-        model=ModelSettings(factors=4, hidden=(8,)),
-        training=TrainSettings(max_epochs=3, batch_size=128, threads=1),
-        name="ctr",
-    )
-    train(SPEC, events_of(7, 4_000), folder / "models" / "new", settings=settings)
-    Registry(folder / "models").publish(folder / "models" / "new", "ctr", alias=CHAMPION)
-    shop = Shop(folder)
-    shop.log(events_of(1, 900, start_day=7, first=4_000))
-    return folder
-
-
-@pytest.fixture
-def shop(first: Path, tmp_path: Path) -> Shop:
-    copy = Shop(Path(shutil.copytree(first, tmp_path / "shop")))
-    copy.events = [events_of(1, 900, start_day=7, first=4_000)]
-    return copy
 
 
 def test_a_round_publishes_what_it_has_learnt_and_says_from_what(shop: Shop) -> None:
@@ -243,26 +143,12 @@ def test_an_alias_that_moves_meanwhile_stays_where_it_was_moved(shop: Shop, monk
     assert shop.champion() == other
 
 
-def test_the_same_rows_and_seed_give_the_same_version(first: Path, tmp_path: Path) -> None:
+def test_the_same_rows_and_seed_give_the_same_version(first_shop: Path, tmp_path: Path) -> None:
     digests = []
     for name in ("one", "other"):
-        shop = Shop(Path(shutil.copytree(first, tmp_path / name)))
+        shop = Shop.copied(first_shop, tmp_path / name)
         shop.round()
         manifest = read_manifest(shop.registry.root / "ctr" / "2")
-        digests.append({file: entry.sha256 for file, entry in manifest.files.items()})
-    assert digests[0] == digests[1]
-
-
-def test_a_warm_service_makes_the_same_versions_as_rounds_one_by_one(first: Path, tmp_path: Path) -> None:
-    digests = []
-    for warm in (True, False):
-        shop = Shop(Path(shutil.copytree(first, tmp_path / str(warm))))
-        with shop.retrainer() as kept:
-            for day in (8, 9):
-                assert (kept.round() if warm else shop.round()).outcome == "published"
-                shop.log(events_of(1, 700, start_day=day, first=10_000 * day))
-            report = kept.round() if warm else shop.round()
-        manifest = read_manifest(shop.registry.root / "ctr" / str(report.version))
         digests.append({file: entry.sha256 for file, entry in manifest.files.items()})
     assert digests[0] == digests[1]
 
@@ -298,6 +184,24 @@ def test_old_versions_are_pruned_and_the_anchor_is_not(shop: Shop) -> None:
     assert len(found.versions) <= 4
 
 
+@pytest.mark.parametrize("others", [0, 3])
+def test_the_anchor_of_another_model_is_none_of_a_copy(shop: Shop, tmp_path: Path, others: int) -> None:
+    copy = Path(shutil.copytree(shop.registry.root / "ctr" / "1", tmp_path / "copy"))
+    for name, count in (("ctr", 2), ("prod", others)):
+        for _ in range(count):
+            shop.registry.publish(copy, name, keep_source=True)
+    annotate(copy, metrics={}, training={**shop.facts(1), "gate": Evidence(anchor="ctr/3", debt=0.0002).to_json()})
+    parent = shop.registry.publish(copy, "prod", alias=CHAMPION).version
+
+    with shop.retrainer(name="prod") as retrainer:
+        report = retrainer.round()
+
+    assert (report.outcome, report.version) == ("published", parent + 1), report.message
+    assert report.verdict is not None
+    assert report.verdict.evidence == Evidence(anchor=f"prod/{parent}", debt=0.0002)
+    assert shop.registry.model("prod").aliases == {"anchor": parent, CHAMPION: parent + 1}
+
+
 def test_slices_are_judged(shop: Shop) -> None:
     report = shop.round(replace(SETTINGS, slices=("app_id",)))
 
@@ -309,8 +213,6 @@ def test_slices_are_judged(shop: Shop) -> None:
 
 
 def test_a_parent_that_does_not_tell_its_time_needs_to_be_told(shop: Shop, tmp_path: Path) -> None:
-    from streamfm.bundle import annotate
-
     copy = Path(shutil.copytree(shop.registry.root / "ctr" / "1", tmp_path / "copy"))
     annotate(copy, metrics={}, training={"model": shop.facts(1)["model"]})
     shop.registry.publish(copy, "ctr", alias=CHAMPION)
@@ -321,32 +223,6 @@ def test_a_parent_that_does_not_tell_its_time_needs_to_be_told(shop: Shop, tmp_p
     assert "--since" in str(failure.value.hint)
     with shop.retrainer(since=datetime(2026, 1, 12, tzinfo=UTC)) as retrainer:
         assert retrainer.round().rows["learnt"] > 0
-
-
-def test_the_service_goes_on_after_an_error_and_ends_when_asked(shop: Shop) -> None:
-    told: list[RoundReport | StreamFMError] = []
-    waits: list[float] = []
-
-    def wait(seconds: float) -> bool:
-        waits.append(seconds)
-        # The second round finds its clicks again.
-        (shop.folder / "elsewhere").rename(shop.folder / "clicks") if len(waits) == 1 else None
-        return len(waits) == 2
-
-    (shop.folder / "clicks").rename(shop.folder / "elsewhere")
-    now = iter(range(100))
-    with shop.retrainer() as retrainer:
-        serve(retrainer, Pace(every_s=60.0), told=told.append, wait=wait, clock=lambda: float(next(now)))
-
-    assert isinstance(told[0], StreamFMError)
-    assert isinstance(told[1], RoundReport)
-    assert told[1].outcome == "published"
-    assert waits == [119.0, 59.0]
-
-
-@pytest.mark.parametrize(("errors", "took", "expected"), [(0, 20, 40), (0, 90, 0), (1, 0, 120), (9, 0, 600)])
-def test_rounds_keep_their_pace(errors: int, took: float, expected: float) -> None:
-    assert Pace(every_s=60.0).wait_s(took, errors) == expected
 
 
 Change = Callable[[pa.Table], pa.Table]
@@ -371,32 +247,12 @@ def test_a_column_comes_or_goes(shop: Shop, change: Change) -> None:
     assert report.rows["learnt"] > 1_000
 
 
-@pytest.mark.parametrize("stride", [33, pytest.param(1, marks=pytest.mark.faults)])
-def test_a_round_that_is_killed_at_any_change_of_a_file_is_made_again(first: Path, tmp_path: Path, stride: int) -> None:
-    shutil.copytree(first, tmp_path / "shop")
-    program = Path(__file__).parent.parent / "support" / "killed_rounds.py"
-    done = subprocess.run(
-        [sys.executable, program, tmp_path / "shop", str(stride)], capture_output=True, text=True, check=True
-    )
-
-    head, *kills = map(json.loads, done.stdout.splitlines())
-
-    expected = head["expected"]
-    assert expected["parent"] == "ctr/1"
-    assert len(kills) == -(-head["changes"] // stride) > 2
-    for kill in kills:
-        assert kill["code"] == 9, kill
-        # At every moment something whole serves: the parent, or the version that a round without a kill makes.
-        assert kill["after"]["broken"] == [], kill
-        assert kill["after"]["weights"] == expected["weights"] or kill["after"]["parent"] is None, kill
-        assert kill["found"] == expected, kill
-        assert kill["left"] == ["ctr"], kill
-
-
-def test_a_share_of_the_negatives_leaves_probabilities_and_verdicts_as_they_are(first: Path, tmp_path: Path) -> None:
+def test_a_share_of_the_negatives_leaves_probabilities_and_verdicts_as_they_are(
+    first_shop: Path, tmp_path: Path
+) -> None:
     events, calibrations = events_of(1, 900, start_day=7, first=4_000), []
     for share in (1.0, 0.3):
-        shop = Shop(Path(shutil.copytree(first, tmp_path / str(share))))
+        shop = Shop.copied(first_shop, tmp_path / str(share))
         report = shop.round(replace(SETTINGS, labels=replace(LABELS, negative_share=share)))
         assert report.verdict is not None
         assert report.outcome == "published", report.message
@@ -407,10 +263,10 @@ def test_a_share_of_the_negatives_leaves_probabilities_and_verdicts_as_they_are(
     assert shop.facts(2)["logit_shift"] == pytest.approx(np.log(0.3), abs=0.3)
 
 
-def test_rows_that_come_late_do_not_set_the_position_back(first: Path, tmp_path: Path) -> None:
+def test_rows_that_come_late_do_not_set_the_position_back(first_shop: Path, tmp_path: Path) -> None:
     from connectors.parquet_log import EventLog
 
-    shop, log = Shop(Path(shutil.copytree(first, tmp_path / "shop"))), EventLog(tmp_path / "log")
+    shop, log = Shop.copied(first_shop, tmp_path / "shop"), EventLog(tmp_path / "log")
     days = {day: events_of(1, 700, start_day=day, first=10_000 * day) for day in (7, 8, 9, 10)}
 
     def arrive(day: int, partition: int) -> None:
