@@ -69,6 +69,14 @@ def test_the_loop_leaves_a_log_a_picture_and_no_process(demo: tuple[Path, str]) 
     assert [] == [command for command in commands if str(demo[0]).encode() in command]
 
 
+@pytest.mark.faults
+def test_what_learns_beats_what_is_frozen(tmp_path: Path) -> None:
+    # On these 15,000 rows a tenth of the gap is closed, six standard errors; on those of the fixture chance is all.
+    printed = _streamfm(tmp_path, "demo", "--events", "60000", "--hours", "8")
+    (closed,) = re.findall(r"^(-?\d+)% of the gap in log loss .* is closed$", printed, re.MULTILINE)
+    assert 3 < int(closed) < 100
+
+
 def test_the_explanation_is_rounded(demo: tuple[Path, str]) -> None:
     explanation = demo[1].partition("What each feature adds")[2].partition("Apps near")[0]
     assert [] == re.findall(r"\.\d{5,}", explanation)
