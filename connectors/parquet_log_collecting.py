@@ -113,7 +113,8 @@ class PartitionCollector:
         """
         self.roll()
         writer = SegmentWriter(self._folder.path, self._topic, self.partition, self._schema)
-        writer.commit(self.position, offset)
+        # Not from the position: it may have gone past the markers of transactions, which no segment has then.
+        writer.commit(self.committed, offset)
         self.committed = self.position = offset
 
     def add(self, table: pa.Table, position: int) -> None:

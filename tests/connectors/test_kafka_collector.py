@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from log_events import CLICKED, SHOWN, clicked, rows_of, shown
-from memory_topics import SETTINGS, MemoryCluster
+from memory_topics import MARKER, SETTINGS, MemoryCluster
 
 from connectors.kafka_collected_topics import Collected
 from connectors.kafka_collector import Collector, CollectSettings
@@ -197,6 +197,37 @@ def test_records_deleted_before_they_were_collected_are_refused_or_skipped(
     # The log is whole: somebody has said that they are gone.
     assert named(*range(20), 23, 24) == collected_names(tmp_path)
     assert {} == collect().rows
+
+
+def test_records_deleted_behind_the_markers_of_a_transaction_leave_a_whole_log(
+    cluster: MemoryCluster, tmp_path: Path
+) -> None:
+    clock, turns = FakeClock(), 0
+    partition = cluster.topics["shown"].partitions[0]
+    partition += [MARKER] * 3
+
+    def stopping() -> bool:
+        nonlocal turns
+        turns += 1
+        if turns == 20:
+            # While it is connected, and behind the markers.
+            partition.extend(values(*range(20, 37)))
+            cluster.delete_before("shown", 0, 25)
+        return turns > 40
+
+    with Collector(
+        tmp_path / "log",
+        cluster,
+        SETTINGS,
+        {"shown": SHOWN, "clicked": CLICKED},
+        settings=CollectSettings(max_batch_records=5, skip_lost=True),
+        roll=RollSettings(roll_rows=5),
+        clock=clock.monotonic,
+        sleep=clock.sleep,
+    ) as collector:
+        found = collector.run(stopping)
+    assert {"shown": 12} == found.lost
+    assert named(*range(20), *range(32, 37)) == collected_names(tmp_path)
 
 
 def test_partitions_that_are_added_are_collected_from_their_beginning(
