@@ -161,5 +161,12 @@ def remove_partial(folder: Path, topic: str, partition: int | None = None, *, us
             path.unlink(missing_ok=True)
 
 
+def partial_partitions(folder: Path, topic: str) -> list[int]:
+    """The partitions of which a collector has rows in hand, or died with them."""
+    begin = _prefix(topic, None, "collect")
+    names = [path.name.removeprefix(begin) for path in folder.glob(f"{begin}*{_SUFFIX}")]
+    return sorted({int(number) for name in names if (number := name.partition(".")[0]).isdigit()})
+
+
 def _prefix(topic: str, partition: int | None, use: Use) -> str:
     return f".{use}.{topic}-" + ("" if partition is None else f"{partition}.")

@@ -179,9 +179,10 @@ def erase(log: Path, column: str, value: str, wait: float) -> int:
 
     Files are written anew without them, and the old ones removed as soon as nobody reads them; if somebody still does
     after --wait, the exit code is 1, and the same command finishes it later. Records that could not be decoded lose
-    their bytes where these hold the value. Kafka keeps its own copy for as long as its retention says, and a collector
-    that begins anew would bring it back. Models that were trained on the rows stay as they are: see
-    docs/event-log.md.
+    their bytes where these hold the value, or the id of such an impression. What a collector has in hand meanwhile
+    comes into the log after this, which says so: run it again then. Kafka keeps its own copy for as long as its
+    retention says, and a collector that begins anew would bring it back. Models that were trained on the rows stay as
+    they are: see docs/event-log.md.
 
     \b
     Examples:
@@ -194,10 +195,13 @@ def erase(log: Path, column: str, value: str, wait: float) -> int:
     for topic, rows in sorted(found.rows.items()):
         blanked = f", {found.blanked[topic]:,} unreadable records without their bytes" if found.blanked[topic] else ""
         answer(f"{topic}: {rows:,} rows erased{blanked}")
+    if found.under_way:
+        say(f"{found.under_way:,} partitions are being collected: what is in hand comes after this; run it again then")
     if found.kept:
         say(f"{found.kept:,} files that still have such rows are being read; run it again")
-        return EXIT_PROBLEMS
-    return 0
+    if found.is_more:
+        say("such rows were still coming in; run it again")
+    return EXIT_PROBLEMS if found.kept or found.is_more else 0
 
 
 def _folders(log: Path, topics: tuple[str, ...]) -> list[TopicFolder]:
