@@ -190,14 +190,14 @@ def _rewrite(folder: TopicFolder, segment: Segment, match: Match) -> tuple[int, 
     if not gone and not blank:
         return 0, 0
     with reading(segment):
-        schema = pq.read_schema(segment.path).remove_metadata()
+        schema, written_s = pq.read_schema(segment.path).remove_metadata(), segment.path.stat().st_mtime
     topic = folder.manifest().identity.topic
     writer = SegmentWriter(folder.path, topic, segment.partition, schema, use="upkeep")
     try:
         # All of the file: an overlap is cut by whoever reads.
         for rows in tables_of(Piece(segment, segment.start), schema):
             writer.add(without(rows, match))
-        writer.commit(segment.start, segment.end, revision=segment.revision + 1)
+        writer.commit(segment.start, segment.end, revision=segment.revision + 1, written_s=written_s)
     except BaseException:
         writer.abandon()
         raise

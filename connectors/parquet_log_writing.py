@@ -11,6 +11,7 @@ next writer removes, and the rows are read again; between 3 and 4, the name or n
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -94,13 +95,14 @@ class SegmentWriter:
         if self._waiting_rows:
             self._write(self._waiting_rows)
 
-    def commit(self, start: int, end: int, *, revision: int = 0) -> Segment:
+    def commit(self, start: int, end: int, *, revision: int = 0, written_s: float | None = None) -> Segment:
         """Steps 2 to 4.
 
         Args:
             start: The first offset that the segment stands for, whether there is a record or not.
             end: The offset after the last one.
             revision: Of a rewritten segment.
+            written_s: When its rows were written first, in seconds since 1970, which its file tells then; None: now.
 
         Raises:
             StreamError: The disk is full, or the system's error; nothing of the segment counts.
@@ -113,6 +115,8 @@ class SegmentWriter:
             self._settle()
             self._writer.close()
             self._file.close()
+            if written_s is not None:
+                os.utime(self._temporary, (written_s, written_s))
             files.fsync_file(self._temporary)
             self._temporary.rename(path)
             files.fsync_folder(self._folder)

@@ -126,15 +126,16 @@ def sql(log: Path, topic: str, errors: bool, skip_damaged: bool) -> None:
 def compact(log: Path, topics: tuple[str, ...], target_rows: int, target_mb: int, grace: float) -> None:
     """Join small files into large ones, and remove those that were superseded before.
 
-    Readers see the small files or the large one, never both. Once an hour is enough for most.
+    Readers see the small files or the large one, never both. Only files of one day are joined, so that retention still
+    lets rows go by the day. Once an hour is enough for most.
 
     \b
     Examples:
       streamfm log compact log
       streamfm log compact log --target-mb 512
     """
-    from connectors.parquet_log_upkeep import CompactSettings
-    from connectors.parquet_log_upkeep import compact as compact_topic
+    from connectors.parquet_log_compaction import CompactSettings
+    from connectors.parquet_log_compaction import compact as compact_topic
 
     settings = CompactSettings(target_rows=target_rows, target_bytes=target_mb * 1_000_000)
     for folder in _folders(log, topics):

@@ -12,9 +12,9 @@ from log_events import SHOWN, clicked, files_of, fill, rows_of, shown, table
 
 from connectors.parquet_log import EventLog, contents_of
 from connectors.parquet_log_collecting import PartitionCollector, RollSettings
+from connectors.parquet_log_compaction import CompactSettings, compact
 from connectors.parquet_log_decoding import RecordDecoder
 from connectors.parquet_log_erasure import erase
-from connectors.parquet_log_upkeep import CompactSettings, compact
 from streamfm.errors import StreamError
 from streamfm.stream.ports import Event
 

@@ -14,8 +14,10 @@ from log_events import SHOWN, files_of, fill, rows_of, shown, table
 
 from connectors.parquet_log import EventLog, contents_of
 from connectors.parquet_log_collecting import PartitionCollector, RollSettings
+from connectors.parquet_log_compaction import CompactSettings, compact
 from connectors.parquet_log_decoding import RecordDecoder
-from connectors.parquet_log_upkeep import CompactSettings, Swept, compact, retain, sweep
+from connectors.parquet_log_erasure import erase
+from connectors.parquet_log_upkeep import Swept, newest_time, retain, sweep
 from streamfm.locking import LockedError
 from streamfm.stream.ports import Event
 
@@ -98,6 +100,34 @@ def test_retention_goes_by_kafkas_time_and_by_whole_segments(tmp_path: Path) -> 
     assert {0: 10} == retain(folder, timedelta(seconds=15), now=now)
     assert [f"e{number}" for number in range(10, 30)] == rows_of(tmp_path, "shown")
     assert {} == retain(folder, timedelta(seconds=15), now=now)
+
+
+def test_compaction_leaves_days_apart_so_that_retention_lets_them_go(tmp_path: Path) -> None:
+    folder = fill(tmp_path, [2, 2, 1, 3, 2, 2], every=timedelta(hours=6))
+    made, used = compact(folder, CompactSettings())
+    assert ([(0, 4), (4, 8), (8, 12)], 6) == ([(it.start, it.end) for it in made], used)
+    fill(tmp_path, [1, 1], every=timedelta(hours=6))
+    made, _ = compact(folder, CompactSettings())
+    assert [(12, 14)] == [(it.start, it.end) for it in made]
+    fourth_day = datetime(1970, 1, 4, tzinfo=UTC)
+    assert {0: 4} == retain(folder, timedelta(days=2), now=fourth_day)
+    assert [f"e{number}" for number in range(4, 14)] == rows_of(tmp_path, "shown")
+
+
+def test_rows_without_times_stay_as_old_as_their_files_were(tmp_path: Path) -> None:
+    log = EventLog(tmp_path)
+    old = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    for number in range(3):
+        segment = log.append("shown", table(range(2 * number, 2 * number + 2)))
+        os.utime(segment.path, (old.timestamp() + number, old.timestamp() + number))
+    (folder,) = log.folders("shown")
+    (made,), _ = compact(folder, CompactSettings())
+    assert old + timedelta(seconds=2) == newest_time(made)
+    # Superseded a moment ago all the same.
+    assert Swept(0, 3) == sweep(folder, grace_s=600.0)
+    erase(log, "user_id", "u3")
+    assert [old + timedelta(seconds=2)] == [newest_time(it.segment) for it in contents_of(folder).coverage.pieces]
+    assert {0: 6} == retain(folder, timedelta(days=1), now=old + timedelta(days=2))
 
 
 def test_a_record_of_the_future_does_not_hold_its_segment_for_ever(tmp_path: Path) -> None:

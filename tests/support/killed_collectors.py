@@ -24,8 +24,9 @@ from memory_topics import SETTINGS, MemoryCluster, MemoryReader
 from connectors.kafka_collector import Collector, CollectSettings
 from connectors.parquet_log import EventLog
 from connectors.parquet_log_collecting import RollSettings
+from connectors.parquet_log_compaction import CompactSettings, compact
 from connectors.parquet_log_erasure import erase
-from connectors.parquet_log_upkeep import CompactSettings, compact, sweep
+from connectors.parquet_log_upkeep import sweep
 from streamfm import files
 
 KILLED = 99
