@@ -75,6 +75,12 @@ class Coverage(NamedTuple):
     superseded: tuple[Segment, ...]
     ends: Mapping[int, int]
 
+    def next_offset(self, partition: int) -> int | None:
+        """Where collecting goes on: at the end, or at what is missing right before it; None of a new partition."""
+        end = self.ends.get(partition)
+        starts = (it.start for it in self.missing if it.partition == partition and it.end == end)
+        return next(starts, end)
+
 
 def segment_name(topic: str, partition: int, start: int, end: int, revision: int = 0) -> str:
     """The file's name."""
