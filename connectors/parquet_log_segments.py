@@ -24,6 +24,9 @@ _MAGIC = b"PAR1"
 _FOOTER_BYTES = 8
 _LEAST_BYTES = len(_MAGIC) + _FOOTER_BYTES
 
+GONE = "is gone"
+"""What is wrong with a file that was superseded and removed since it was listed."""
+
 
 class Segment(NamedTuple):
     """A file of the log.
@@ -154,7 +157,7 @@ def damage_of(path: Path) -> str | None:
             file.seek(-_FOOTER_BYTES, os.SEEK_END)
             footer = file.read(_FOOTER_BYTES)
     except FileNotFoundError:
-        return "is gone"
+        return GONE
     except OSError as error:
         return error.strerror or str(error)
     length = int.from_bytes(footer[:4], "little")

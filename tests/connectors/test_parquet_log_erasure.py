@@ -15,6 +15,8 @@ from connectors.parquet_log_collecting import PartitionCollector, RollSettings
 from connectors.parquet_log_compaction import CompactSettings, compact
 from connectors.parquet_log_decoding import RecordDecoder
 from connectors.parquet_log_erasure import erase
+from connectors.parquet_log_segments import segment_name
+from connectors.parquet_log_topics import Manifest, TopicFolder
 from streamfm.errors import StreamError
 from streamfm.stream.ports import Event
 
@@ -93,6 +95,31 @@ def test_an_erasure_that_was_cut_short_is_finished_by_the_next(tmp_path: Path, m
     erase(log, "user_id", "u3")
     for topic in ("shown", "clicked"):
         assert OTHERS == rows_of(log, topic)
+
+
+class ErasedMeanwhile(TopicFolder):
+    """A folder whose manifest is read before and after its files are listed; a user is erased between the two."""
+
+    reads = 0
+
+    def manifest(self) -> Manifest:
+        self.reads += 1
+        if self.reads == 2:
+            erase(EventLog(self.path.parents[1]), "user_id", "u3")
+        return super().manifest()
+
+
+def test_who_listed_files_right_before_an_erasure_still_knows_where_the_log_ends(tmp_path: Path) -> None:
+    folder = fill(tmp_path, [10, 10])
+    contents = contents_of(ErasedMeanwhile(folder.path))
+    assert ({0: 20}, {}) == (contents.coverage.ends, contents.damaged)
+    assert [1, 1] == [piece.segment.revision for piece in contents.coverage.pieces]
+
+
+def test_a_link_to_nowhere_is_told_as_such(tmp_path: Path) -> None:
+    folder = fill(tmp_path, [10])
+    (folder.path / segment_name("shown", 0, 10, 20)).symlink_to(tmp_path / "nowhere")
+    assert ["is gone"] == list(contents_of(folder).damaged.values())
 
 
 def test_erasing_by_a_column_that_is_not_there_is_refused(tmp_path: Path) -> None:
