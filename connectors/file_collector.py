@@ -191,10 +191,14 @@ class _Source:
         if count < position:
             raise StreamError(f"{self._path}: has {count:,} rows, of which {position:,} were collected", hint=_HINT)
         state = self._folder.manifest().partitions[self._partition]
-        for _, table in rows_between(file, digest.names, 0, state.digested, count=_ROWS):
+        for _, table in rows_between(file, digest.names, 0, min(position, state.digested), count=_ROWS):
             digest.add(table)
+        # Where a damaged segment is collected again, more is known of the file than the log has.
+        known = digest.copy()
+        for _, table in rows_between(file, digest.names, position, state.digested, count=_ROWS):
+            known.add(table)
         # Of a log that was collected by other columns nothing is known.
-        if digest.is_comparable(state.digest) and digest.text != state.digest:
+        if known.is_comparable(state.digest) and known.text != state.digest:
             what = f"is another file: the {' and '.join(digest.names)} of its first {state.digested:,} rows"
             raise StreamError(f"{self._path}: {what} are not those that were collected", hint=_HINT)
         for _, table in rows_between(file, digest.names, state.digested, position, count=_ROWS):
@@ -202,7 +206,9 @@ class _Source:
 
     def _note(self, end: int, digest: str) -> None:
         def noted(manifest: Manifest) -> Manifest:
-            state = replace(manifest.partitions[self._partition], end=end, digest=digest, digest_end=end)
+            before = manifest.partitions[self._partition]
+            # While what was damaged is collected again, the log has been further.
+            state = replace(before, end=max(end, before.end), digest=digest, digest_end=end)
             return replace(manifest, partitions={**manifest.partitions, self._partition: state})
 
         self._folder.change(noted)

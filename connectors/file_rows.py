@@ -41,6 +41,12 @@ class RowsDigest:
         self._hash.update(together[0].as_buffer())
         self._hash.update(_BETWEEN.as_buffer())
 
+    def copy(self) -> RowsDigest:
+        """One of the same rows, which goes on by itself."""
+        copied = RowsDigest(self._columns)
+        copied._hash = self._hash.copy()
+        return copied
+
     def is_comparable(self, text: str) -> bool:
         """Whether a digest is of these columns."""
         return text.startswith(self._prefix)

@@ -288,7 +288,8 @@ class CollectedTopics:
 
     def _is_beyond(self, partition: Partition, bounds: Bounds) -> bool:
         collector = self.owned[partition].collector
-        return not collector.is_new and collector.position > bounds.end
+        # What is missing at the log's end is read again, and was there nevertheless.
+        return not collector.is_new and max(collector.position, collector.known_end) > bounds.end
 
     def _begin_anew(self, topic: str) -> None:
         """The topic ends before the log does.

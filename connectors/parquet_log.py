@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 
 from connectors.parquet_log_schema import OWN, Kind, of_table
-from connectors.parquet_log_segments import Coverage, Segment, cover, damage_of, list_segments
+from connectors.parquet_log_segments import GONE, Coverage, Segment, cover, damage_of, list_segments
 from connectors.parquet_log_topics import Identity, Manifest, TopicFolder, list_topics, open_topic
 from connectors.parquet_log_writing import SegmentWriter, remove_partial
 from streamfm.errors import StreamError
@@ -274,7 +274,20 @@ def contents_of(folder: TopicFolder) -> Contents:
     Raises:
         StreamError: The manifest cannot be read.
     """
-    segments = list_segments(folder.path, folder.manifest().identity.topic)
+    topic = folder.manifest().identity.topic
+    segments = list_segments(folder.path, topic)
+    while True:
+        found = _contents(folder, segments)
+        if GONE not in found.damaged.values():
+            return found
+        # What took its place has come since the listing. A link to nowhere is listed again.
+        before, segments = segments, list_segments(folder.path, topic)
+        if set(segments) == set(before):
+            return found
+
+
+def _contents(folder: TopicFolder, segments: list[Segment]) -> Contents:
+    """What segments that were listed make."""
     # After the listing: retention first moves the begin, and then removes files.
     manifest = folder.manifest()
     begins = {number: state.begin for number, state in manifest.partitions.items()}

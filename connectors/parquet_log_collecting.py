@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from connectors.jsonl_files import told
 from connectors.parquet_log import contents_of
-from connectors.parquet_log_segments import Segment
+from connectors.parquet_log_segments import Segment, list_segments
 from connectors.parquet_log_topics import Manifest, PartitionState, TopicFolder
 from connectors.parquet_log_writing import SegmentWriter, remove_partial
 from streamfm.errors import StreamError
@@ -49,7 +50,8 @@ class PartitionCollector:
     Attributes:
         partition: Its number.
         position: The offset of the next record that it takes.
-        committed: Where the log ends.
+        committed: Where the log ends, or is whole up to.
+        known_end: How far the log ever came; what is missing or damaged right before it is collected again.
         rows: How many rows are on their way.
         is_new: Whether nobody has said yet where the partition begins.
     """
@@ -63,7 +65,7 @@ class PartitionCollector:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Own the partition; it goes on where the log ends.
+        """Own the partition; it goes on where the log ends, or at what is missing or damaged right before its end.
 
         Raises:
             LockedError: Another process owns it.
@@ -78,10 +80,14 @@ class PartitionCollector:
         with ExitStack() as stack:
             stack.enter_context(folder.partition_lock(partition))
             remove_partial(folder.path, self._topic, partition)
-            ends = contents_of(folder).coverage.ends
+            contents = contents_of(folder)
+            start = contents.coverage.next_offset(partition)
             # Before the first segment there is no end, and somebody has to say where to begin.
-            self.is_new = partition not in ends
-            self.committed = self.position = ends.get(partition, 0)
+            self.is_new = start is None
+            self.committed = self.position = start or 0
+            listed = [it for it in list_segments(folder.path, self._topic) if it.partition == partition]
+            self._damaged = [it for it in listed if it.path in contents.damaged and it.start >= self.committed]
+            self.known_end = max([contents.coverage.ends.get(partition, 0), *(it.end for it in self._damaged)])
             self._stack = stack.pop_all()
 
     @property
@@ -113,7 +119,8 @@ class PartitionCollector:
         """
         self.roll()
         writer = SegmentWriter(self._folder.path, self._topic, self.partition, self._schema)
-        writer.commit(self.position, offset)
+        # Not from the position: it may have gone past the markers of transactions, which no segment has then.
+        writer.commit(self.committed, offset)
         self.committed = self.position = offset
 
     def add(self, table: pa.Table, position: int) -> None:
@@ -167,12 +174,23 @@ class PartitionCollector:
         if writer is None:
             return None
         try:
+            self._remove_damaged()
             segment = writer.commit(self.committed, self.position)
         except BaseException:
             self.abandon()
             raise
         self.committed, self.rows = self.position, 0
         return segment
+
+    def _remove_damaged(self) -> None:
+        """Remove the damaged files whose range was read again: a new one of another range would not take their place.
+
+        Before its commit: a crash between the two leaves what is missing, and it is read once more.
+        """
+        for segment in [it for it in self._damaged if it.end <= self.position]:
+            with told(str(segment.path)):
+                segment.path.unlink(missing_ok=True)
+            self._damaged.remove(segment)
 
     def abandon(self) -> int:
         """Let go of the rows of the segment that has not ended; how many they were. They are to be read again."""

@@ -24,6 +24,9 @@ _MAGIC = b"PAR1"
 _FOOTER_BYTES = 8
 _LEAST_BYTES = len(_MAGIC) + _FOOTER_BYTES
 
+GONE = "is gone"
+"""What is wrong with a file that was superseded and removed since it was listed."""
+
 
 class Segment(NamedTuple):
     """A file of the log.
@@ -74,6 +77,12 @@ class Coverage(NamedTuple):
     overlaps: tuple[Range, ...]
     superseded: tuple[Segment, ...]
     ends: Mapping[int, int]
+
+    def next_offset(self, partition: int) -> int | None:
+        """Where collecting goes on: at the end, or at what is missing right before it; None of a new partition."""
+        end = self.ends.get(partition)
+        starts = (it.start for it in self.missing if it.partition == partition and it.end == end)
+        return next(starts, end)
 
 
 def segment_name(topic: str, partition: int, start: int, end: int, revision: int = 0) -> str:
@@ -148,7 +157,7 @@ def damage_of(path: Path) -> str | None:
             file.seek(-_FOOTER_BYTES, os.SEEK_END)
             footer = file.read(_FOOTER_BYTES)
     except FileNotFoundError:
-        return "is gone"
+        return GONE
     except OSError as error:
         return error.strerror or str(error)
     length = int.from_bytes(footer[:4], "little")

@@ -1,9 +1,9 @@
-"""Upkeep of the event log: small segments into large ones, old ones away; readers and collectors go on meanwhile.
+"""Upkeep of the event log: old segments away; readers and collectors go on meanwhile.
 
-Compaction writes a segment of the joined range, as a collector does (`parquet_log_writing`): with its name it goes
-before those that it was made of. Retention moves the manifest's begin. Either way files are superseded then, and they
-are removed later: when no reader holds a lease, and the grace period is over, for those who took a list of files
-without a lease. A crash at any moment leaves the rows as they were, and the next run goes on.
+Retention moves the manifest's begin; compaction (`parquet_log_compaction`) puts a large segment in the place of small
+ones. Either way files are superseded then, and they are removed later: when no reader holds a lease, and the grace
+period is over, for those who took a list of files without a lease. A crash at any moment leaves the rows as they were,
+and the next run goes on.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -24,37 +24,13 @@ from connectors.jsonl_files import told
 from connectors.parquet_log import READERS, contents_of
 from connectors.parquet_log_segments import Piece, Segment
 from connectors.parquet_log_topics import Manifest, PartitionState, TopicFolder
-from connectors.parquet_log_writing import ROW_GROUP_ROWS, SegmentWriter, remove_partial
+from connectors.parquet_log_writing import ROW_GROUP_ROWS
 from streamfm.errors import StreamError
 
 logger = logging.getLogger(__name__)
 
 GRACE_S = 600.0
 _AGAIN_S = 0.1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CompactSettings:
-    """How large segments become.
-
-    Attributes:
-        target_rows: A segment of so many rows is large enough.
-        target_bytes: One of so many bytes is, too.
-        least_files: Fewer are not worth it.
-
-    Raises:
-        StreamError: A setting out of its range; names it.
-    """
-
-    target_rows: int = 4_000_000
-    target_bytes: int = 256 << 20
-    least_files: int = 2
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name, least in (("target_rows", 1), ("target_bytes", 1), ("least_files", 2)):
-            if getattr(self, name) < least:
-                raise StreamError(f"{name} is {getattr(self, name)}, expected {least} or more")
 
 
 class Swept(NamedTuple):
@@ -67,32 +43,6 @@ class Swept(NamedTuple):
 
     removed: int
     kept: int
-
-
-class _Large(NamedTuple):
-    """A segment that is made, of pieces next to each other."""
-
-    pieces: tuple[Piece, ...]
-    schema: pa.Schema
-
-
-def compact(folder: TopicFolder, settings: CompactSettings) -> tuple[list[Segment], int]:
-    """Join small segments of a topic; those that were made, and of how many.
-
-    Raises:
-        LockedError: Other upkeep is under way.
-        StreamError: The disk is full, or the system's error; the log is as it was before.
-    """
-    with folder.upkeep_lock():
-        manifest = folder.manifest()
-        remove_partial(folder.path, manifest.identity.topic, use="upkeep")
-        made, used = [], 0
-        pieces = contents_of(folder).coverage.pieces
-        for large in _planned(pieces, settings):
-            made.append(_join(folder, manifest, large))
-            used += len(large.pieces)
-        _note_ends(folder, made, pieces)
-        return made, used
 
 
 def retain(folder: TopicFolder, keep: timedelta, *, now: datetime) -> dict[int, int]:
@@ -186,7 +136,7 @@ def rows_of(segment: Segment) -> int:
 
 
 def newest_time(segment: Segment) -> datetime:
-    """The time of a segment's newest record, as Kafka has it; of a segment without such times, when it was written.
+    """The time of a segment's newest record, as Kafka has it; where records have no such times, when it was written.
 
     A record cannot be newer than its file, whatever its producer's clock said.
 
@@ -195,9 +145,24 @@ def newest_time(segment: Segment) -> datetime:
     """
     with reading(segment):
         written = datetime.fromtimestamp(segment.path.stat().st_mtime, UTC)
-        times = pq.read_table(segment.path, columns=["_timestamp"])["_timestamp"]
-        newest = pc.max(times).as_py()
-    return written if newest is None else min(newest, written)
+        found = _newest_told(pq.read_metadata(segment.path))
+        if found is None:
+            times = pq.read_table(segment.path, columns=["_timestamp"])["_timestamp"]
+            found = pc.max(times).as_py()
+    return written if found is None else min(found, written)
+
+
+def _newest_told(metadata: pq.FileMetaData) -> datetime | None:
+    """The newest time as the file's statistics tell it, which saves reading the column; None where they do not."""
+    newest: list[datetime] = []
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        columns = (group.column(place) for place in range(group.num_columns))
+        found = next((it.statistics for it in columns if it.path_in_schema == "_timestamp"), None)
+        if found is None or not found.has_min_max:
+            return None
+        newest.append(found.max)
+    return max(newest, default=None)
 
 
 @contextmanager
@@ -212,60 +177,6 @@ def reading(segment: Segment) -> Iterator[None]:
             yield
     except pa.ArrowException as error:
         raise StreamError(f"{segment.path}: cannot be read: {error}", hint="restore the file") from error
-
-
-def _planned(pieces: Sequence[Piece], settings: CompactSettings) -> Iterator[_Large]:
-    """Runs of pieces that are to become one each: without a gap between them, and none of them large already."""
-    run: list[Piece] = []
-    schema = pa.schema([])
-    rows = size = 0
-    for piece in [*pieces, None]:
-        if piece is not None:
-            with reading(piece.segment):
-                found = pq.read_metadata(piece.segment.path)
-                some, more = found.num_rows, piece.segment.path.stat().st_size
-                joined = _joined(schema, found.schema.to_arrow_schema())
-            is_next = bool(run) and _is_next(run[-1], piece) and joined is not None
-            is_small = some < settings.target_rows and more < settings.target_bytes
-            fits = rows + some <= settings.target_rows and size + more <= settings.target_bytes
-            if is_small and is_next and fits and joined is not None:
-                run.append(piece)
-                schema, rows, size = joined, rows + some, size + more
-                continue
-        if len(run) >= settings.least_files:
-            yield _Large(tuple(run), schema)
-        run, schema, rows, size = [], pa.schema([]), 0, 0
-        # What an overlap cuts begins no run: the segment made of it would not contain it.
-        if piece is not None and is_small and piece.first == piece.segment.start:
-            run, schema, rows, size = [piece], found.schema.to_arrow_schema(), some, more
-
-
-def _is_next(before: Piece, after: Piece) -> bool:
-    return before.segment.partition == after.segment.partition and before.segment.end == after.first
-
-
-def _joined(first: pa.Schema, second: pa.Schema) -> pa.Schema | None:
-    """The columns of both; None where one has another type in each."""
-    try:
-        return pa.unify_schemas([first.remove_metadata(), second.remove_metadata()])
-    except pa.ArrowException:
-        return None
-
-
-def _join(folder: TopicFolder, manifest: Manifest, large: _Large) -> Segment:
-    """Write the pieces' rows as one segment."""
-    first, last = large.pieces[0], large.pieces[-1]
-    partition = first.segment.partition
-    writer = SegmentWriter(folder.path, manifest.identity.topic, partition, large.schema, use="upkeep")
-    try:
-        for piece in large.pieces:
-            for table in tables_of(piece, large.schema):
-                writer.add(table)
-        # Its range is that of the names, also where it begins with an overlap or a gap in the offsets.
-        return writer.commit(first.first, last.segment.end)
-    except BaseException:
-        writer.abandon()
-        raise
 
 
 def tables_of(piece: Piece, schema: pa.Schema) -> Iterator[pa.Table]:
@@ -286,23 +197,6 @@ def tables_of(piece: Piece, schema: pa.Schema) -> Iterator[pa.Table]:
             yield pa.table(columns, schema=schema)
 
 
-def _note_ends(folder: TopicFolder, made: Sequence[Segment], pieces: Sequence[Piece]) -> None:
-    """How far the log had come stays known, should somebody lose the files."""
-    # In reverse, so that the first one stands.
-    begins = {piece.segment.partition: piece.segment.start for piece in reversed(pieces)}
-
-    def noted(manifest: Manifest) -> Manifest:
-        states = dict(manifest.partitions)
-        for segment in made:
-            begin = begins[segment.partition]
-            before = states.get(segment.partition, PartitionState(begin=begin, end=begin))
-            states[segment.partition] = replace(before, end=max(before.end, segment.end))
-        return replace(manifest, partitions=states)
-
-    if made:
-        folder.change(noted)
-
-
 def _since_s(segment: Segment, pieces: Sequence[Piece], folder: TopicFolder) -> float:
     """Since when a file is superseded at the latest, in seconds since 1970."""
     over = [
@@ -313,7 +207,8 @@ def _since_s(segment: Segment, pieces: Sequence[Piece], folder: TopicFolder) -> 
         and segment.start < it.segment.end
     ]
     with told(str(segment.path)):
-        return max(path.stat().st_mtime for path in over or [folder.manifest_path])
+        # Not when it was modified: of a rewritten file that tells when its rows were written first.
+        return max(path.stat().st_ctime for path in over or [folder.manifest_path])
 
 
 def _is_read(folder: TopicFolder, now: Callable[[], float]) -> bool:

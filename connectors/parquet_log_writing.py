@@ -11,6 +11,7 @@ next writer removes, and the rows are read again; between 3 and 4, the name or n
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -94,13 +95,14 @@ class SegmentWriter:
         if self._waiting_rows:
             self._write(self._waiting_rows)
 
-    def commit(self, start: int, end: int, *, revision: int = 0) -> Segment:
+    def commit(self, start: int, end: int, *, revision: int = 0, written_s: float | None = None) -> Segment:
         """Steps 2 to 4.
 
         Args:
             start: The first offset that the segment stands for, whether there is a record or not.
             end: The offset after the last one.
             revision: Of a rewritten segment.
+            written_s: When its rows were written first, in seconds since 1970, which its file tells then; None: now.
 
         Raises:
             StreamError: The disk is full, or the system's error; nothing of the segment counts.
@@ -113,6 +115,8 @@ class SegmentWriter:
             self._settle()
             self._writer.close()
             self._file.close()
+            if written_s is not None:
+                os.utime(self._temporary, (written_s, written_s))
             files.fsync_file(self._temporary)
             self._temporary.rename(path)
             files.fsync_folder(self._folder)
@@ -159,6 +163,13 @@ def remove_partial(folder: Path, topic: str, partition: int | None = None, *, us
     for path in folder.glob(f"{_prefix(topic, partition, use)}*{_SUFFIX}"):
         with told(str(path)):
             path.unlink(missing_ok=True)
+
+
+def partial_partitions(folder: Path, topic: str) -> list[int]:
+    """The partitions of which a collector has rows in hand, or died with them."""
+    begin = _prefix(topic, None, "collect")
+    names = [path.name.removeprefix(begin) for path in folder.glob(f"{begin}*{_SUFFIX}")]
+    return sorted({int(number) for name in names if (number := name.partition(".")[0]).isdigit()})
 
 
 def _prefix(topic: str, partition: int | None, use: Use) -> str:

@@ -126,15 +126,16 @@ def sql(log: Path, topic: str, errors: bool, skip_damaged: bool) -> None:
 def compact(log: Path, topics: tuple[str, ...], target_rows: int, target_mb: int, grace: float) -> None:
     """Join small files into large ones, and remove those that were superseded before.
 
-    Readers see the small files or the large one, never both. Once an hour is enough for most.
+    Readers see the small files or the large one, never both. Only files of one day are joined, so that retention still
+    lets rows go by the day. Once an hour is enough for most.
 
     \b
     Examples:
       streamfm log compact log
       streamfm log compact log --target-mb 512
     """
-    from connectors.parquet_log_upkeep import CompactSettings
-    from connectors.parquet_log_upkeep import compact as compact_topic
+    from connectors.parquet_log_compaction import CompactSettings
+    from connectors.parquet_log_compaction import compact as compact_topic
 
     settings = CompactSettings(target_rows=target_rows, target_bytes=target_mb * 1_000_000)
     for folder in _folders(log, topics):
@@ -179,9 +180,10 @@ def erase(log: Path, column: str, value: str, wait: float) -> int:
 
     Files are written anew without them, and the old ones removed as soon as nobody reads them; if somebody still does
     after --wait, the exit code is 1, and the same command finishes it later. Records that could not be decoded lose
-    their bytes where these hold the value. Kafka keeps its own copy for as long as its retention says, and a collector
-    that begins anew would bring it back. Models that were trained on the rows stay as they are: see
-    docs/event-log.md.
+    their bytes where these hold the value, or the id of such an impression. What a collector has in hand meanwhile
+    comes into the log after this, which says so: run it again then. Kafka keeps its own copy for as long as its
+    retention says, and a collector that begins anew would bring it back. Models that were trained on the rows stay as
+    they are: see docs/event-log.md.
 
     \b
     Examples:
@@ -194,10 +196,13 @@ def erase(log: Path, column: str, value: str, wait: float) -> int:
     for topic, rows in sorted(found.rows.items()):
         blanked = f", {found.blanked[topic]:,} unreadable records without their bytes" if found.blanked[topic] else ""
         answer(f"{topic}: {rows:,} rows erased{blanked}")
+    if found.under_way:
+        say(f"{found.under_way:,} partitions are being collected: what is in hand comes after this; run it again then")
     if found.kept:
         say(f"{found.kept:,} files that still have such rows are being read; run it again")
-        return EXIT_PROBLEMS
-    return 0
+    if found.is_more:
+        say("such rows were still coming in; run it again")
+    return EXIT_PROBLEMS if found.kept or found.is_more else 0
 
 
 def _folders(log: Path, topics: tuple[str, ...]) -> list[TopicFolder]:

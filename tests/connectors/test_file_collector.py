@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,8 +16,10 @@ from log_events import CLICKED, NOON, SHOWN, clicked, rows_of, shown, table
 
 from connectors.file_collector import collect_files
 from connectors.kafka_collected_topics import Collected
-from connectors.parquet_log import EventLog
+from connectors.parquet_log import EventLog, contents_of
 from connectors.parquet_log_collecting import RollSettings
+from connectors.parquet_log_compaction import CompactSettings, compact
+from connectors.parquet_log_upkeep import sweep
 from streamfm.errors import StreamError
 
 WRITTEN = b"".join(shown(number) + b"\n" for number in range(4))
@@ -139,6 +142,55 @@ def test_upkeep_after_a_crash_before_the_note_makes_no_other_file_of_it(tmp_path
     folder.change(lambda manifest: replace(manifest, partitions={0: replace(before, end=end)}))
     write(9)
     assert {"shown": 1} == collect(log, path).rows
+
+
+def grow(path: Path, count: int) -> None:
+    if path.suffix == ".parquet":
+        pq.write_table(table(range(count)), path)
+    else:
+        path.write_bytes(b"".join(shown(number) + b"\n" for number in range(count)))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+@pytest.mark.parametrize("more", [0, 3])
+def test_a_last_segment_that_was_cut_is_collected_again(tmp_path: Path, name: str, more: int) -> None:
+    path, log = tmp_path / name, tmp_path / "log"
+    for count in (5, 10):
+        grow(path, count)
+        collect(log, path)
+    (folder,) = EventLog(log).folders("shown")
+    os.truncate(contents_of(folder).coverage.pieces[-1].segment.path, 50)
+    grow(path, 10 + more)
+    assert {"shown": 5 + more} == collect(log, path).rows
+    assert named(range(10 + more)) == rows_of(log, "shown")
+    assert {} == collect(log, path).rows
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_a_compacted_segment_that_was_cut_when_its_parts_were_gone_is_collected_again(
+    tmp_path: Path, name: str
+) -> None:
+    path, log = tmp_path / name, tmp_path / "log"
+    for count in (5, 10):
+        grow(path, count)
+        collect(log, path)
+    (folder,) = EventLog(log).folders("shown")
+    (made,), _ = compact(folder, CompactSettings())
+    sweep(folder, grace_s=-1.0)
+    os.truncate(made.path, 50)
+    assert {"shown": 10} == collect(log, path).rows
+    assert named(range(10)) == rows_of(log, "shown")
+
+
+def test_another_file_is_no_substitute_for_one_whose_segment_was_cut(tmp_path: Path) -> None:
+    path, log = tmp_path / "a.parquet", tmp_path / "log"
+    grow(path, 10)
+    collect(log, path)
+    (folder,) = EventLog(log).folders("shown")
+    os.truncate(contents_of(folder).coverage.pieces[0].segment.path, 50)
+    pq.write_table(table(range(1, 12)), path)
+    with pytest.raises(StreamError, match="is another file"):
+        collect(log, path)
 
 
 def test_rows_without_a_name_are_counted(tmp_path: Path) -> None:

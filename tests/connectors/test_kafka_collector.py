@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,12 +10,14 @@ from pathlib import Path
 
 import pytest
 from log_events import CLICKED, SHOWN, clicked, rows_of, shown
-from memory_topics import SETTINGS, MemoryCluster
+from memory_topics import MARKER, SETTINGS, MemoryCluster
 
 from connectors.kafka_collected_topics import Collected
 from connectors.kafka_collector import Collector, CollectSettings
 from connectors.parquet_log import EventLog, contents_of
 from connectors.parquet_log_collecting import RollSettings
+from connectors.parquet_log_compaction import CompactSettings, compact
+from connectors.parquet_log_upkeep import sweep
 from streamfm.errors import StreamError
 from streamfm.locking import LockedError
 from streamfm.testing.streams import FakeClock
@@ -199,6 +202,37 @@ def test_records_deleted_before_they_were_collected_are_refused_or_skipped(
     assert {} == collect().rows
 
 
+def test_records_deleted_behind_the_markers_of_a_transaction_leave_a_whole_log(
+    cluster: MemoryCluster, tmp_path: Path
+) -> None:
+    clock, turns = FakeClock(), 0
+    partition = cluster.topics["shown"].partitions[0]
+    partition += [MARKER] * 3
+
+    def stopping() -> bool:
+        nonlocal turns
+        turns += 1
+        if turns == 20:
+            # While it is connected, and behind the markers.
+            partition.extend(values(*range(20, 37)))
+            cluster.delete_before("shown", 0, 25)
+        return turns > 40
+
+    with Collector(
+        tmp_path / "log",
+        cluster,
+        SETTINGS,
+        {"shown": SHOWN, "clicked": CLICKED},
+        settings=CollectSettings(max_batch_records=5, skip_lost=True),
+        roll=RollSettings(roll_rows=5),
+        clock=clock.monotonic,
+        sleep=clock.sleep,
+    ) as collector:
+        found = collector.run(stopping)
+    assert {"shown": 12} == found.lost
+    assert named(*range(20), *range(32, 37)) == collected_names(tmp_path)
+
+
 def test_partitions_that_are_added_are_collected_from_their_beginning(
     cluster: MemoryCluster, collect: Collect, tmp_path: Path
 ) -> None:
@@ -217,6 +251,49 @@ def test_a_segment_that_was_cut_at_the_end_of_the_log_is_collected_again(
     last.path.write_bytes(last.path.read_bytes()[:-20])
     collect()
     assert named(*range(20)) == collected_names(tmp_path)
+
+
+def cut_compacted(log: Path) -> None:
+    """Cut the impressions' only segment of each partition, which compaction made."""
+    folder = EventLog(log).folders("shown")[0]
+    compact(folder, CompactSettings())
+    sweep(folder, grace_s=-1.0)
+    for piece in contents_of(folder).coverage.pieces:
+        os.truncate(piece.segment.path, 50)
+
+
+def test_a_compacted_segment_that_was_cut_is_collected_again_in_other_segments(
+    cluster: MemoryCluster, collect: Collect, tmp_path: Path
+) -> None:
+    collect(rows=4)
+    cut_compacted(tmp_path / "log")
+    assert {"shown": 20} == collect(rows=4).rows
+    # The damaged ones are gone: no segment has their names.
+    assert named(*range(20)) == collected_names(tmp_path)
+    assert {} == collect().rows
+
+
+def test_what_was_cut_and_deleted_since_is_refused_or_skipped(
+    cluster: MemoryCluster, collect: Collect, tmp_path: Path
+) -> None:
+    collect(rows=4)
+    cut_compacted(tmp_path / "log")
+    cluster.delete_before("shown", 0, 6)
+    with pytest.raises(StreamError, match="shown/0: offsets 0 to 6 were deleted before they were collected"):
+        collect()
+    assert {"shown": 14} == collect(skip_lost=True).rows
+    assert named(*range(1, 13, 2), *range(12, 20)) == collected_names(tmp_path)
+
+
+def test_a_topic_made_anew_is_told_by_how_far_the_log_ever_came(
+    cluster: MemoryCluster, collect: Collect, tmp_path: Path
+) -> None:
+    cluster.has_ids = False
+    collect(rows=4)
+    cut_compacted(tmp_path / "log")
+    cluster.make("shown", [values(50, 51), values(52)])
+    assert {"shown": 3} == collect().rows
+    assert {"shown/0": 10, "shown/1": 10, "shown@2/0": 2, "shown@2/1": 1} == EventLog(tmp_path / "log").ends("shown")
 
 
 def test_another_collector_is_refused_by_name_and_goes_on_when_the_first_has_ended(

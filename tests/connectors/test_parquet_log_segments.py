@@ -67,6 +67,15 @@ def test_overlaps_are_named_and_what_the_manifest_has_seen_is_missing_when_it_is
     assert {0: 12} == found.ends
 
 
+def test_collecting_goes_on_at_what_is_missing_right_before_the_end() -> None:
+    gap, cut = [segment(0, 0, 5), segment(0, 7, 9)], [segment(0, 0, 5)]
+    assert 9 == cover(gap, {}, {}).next_offset(0)
+    assert 9 == cover(gap, {}, {0: 9}).next_offset(0)
+    assert 5 == cover(cut, {}, {0: 9}).next_offset(0)
+    assert 0 == cover([], {0: 0}, {0: 9}).next_offset(0)
+    assert cover(cut, {}, {}).next_offset(1) is None
+
+
 def test_names_are_read_back_and_other_files_are_left_alone(tmp_path: Path) -> None:
     made = {segment_name("a-b.c", 3, 10, 20), segment_name("a-b.c", 3, 10, 20, 4)}
     for name in (*made, segment_name("a-b", 3, 1, 2), segment_name("a-b.c", 1, 5, 5), "notes.parquet", ".x.partial"):

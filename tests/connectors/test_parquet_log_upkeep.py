@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -12,36 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from log_events import CLICKED, SHOWN, clicked, rows_of, shown, table
+from log_events import SHOWN, files_of, fill, rows_of, shown, table
 
 from connectors.parquet_log import EventLog, contents_of
 from connectors.parquet_log_collecting import PartitionCollector, RollSettings
+from connectors.parquet_log_compaction import CompactSettings, compact
 from connectors.parquet_log_decoding import RecordDecoder
 from connectors.parquet_log_erasure import erase
-from connectors.parquet_log_topics import Identity, TopicFolder, open_topic
-from connectors.parquet_log_upkeep import CompactSettings, Swept, compact, retain, sweep
-from streamfm.errors import StreamError
+from connectors.parquet_log_upkeep import Swept, newest_time, retain, sweep
 from streamfm.locking import LockedError
 from streamfm.stream.ports import Event
-
-
-def fill(log: Path, sizes: list[int], topic: str = "shown", values: Callable[[int], bytes] = shown) -> TopicFolder:
-    """Segments of so many records each; offsets and times are the numbers."""
-    schema = SHOWN if topic == "shown" else CLICKED
-    folder = open_topic(log, Identity("c", topic, "1"), schema)
-    collector = PartitionCollector(folder, 0, schema.arrow, RollSettings())
-    decoder, at = RecordDecoder(schema, topic), collector.position
-    for size in sizes:
-        events = [Event(topic, 0, number, number * 1_000, None, values(number)) for number in range(at, at + size)]
-        at += size
-        collector.add(decoder.decode(events).table, at)
-        collector.roll()
-    collector.close()
-    return folder
-
-
-def files_of(folder: TopicFolder) -> list[str]:
-    return sorted(path.name for path in folder.path.glob("*.parquet"))
 
 
 @settings(max_examples=15)
@@ -124,6 +102,34 @@ def test_retention_goes_by_kafkas_time_and_by_whole_segments(tmp_path: Path) -> 
     assert {} == retain(folder, timedelta(seconds=15), now=now)
 
 
+def test_compaction_leaves_days_apart_so_that_retention_lets_them_go(tmp_path: Path) -> None:
+    folder = fill(tmp_path, [2, 2, 1, 3, 2, 2], every=timedelta(hours=6))
+    made, used = compact(folder, CompactSettings())
+    assert ([(0, 4), (4, 8), (8, 12)], 6) == ([(it.start, it.end) for it in made], used)
+    fill(tmp_path, [1, 1], every=timedelta(hours=6))
+    made, _ = compact(folder, CompactSettings())
+    assert [(12, 14)] == [(it.start, it.end) for it in made]
+    fourth_day = datetime(1970, 1, 4, tzinfo=UTC)
+    assert {0: 4} == retain(folder, timedelta(days=2), now=fourth_day)
+    assert [f"e{number}" for number in range(4, 14)] == rows_of(tmp_path, "shown")
+
+
+def test_rows_without_times_stay_as_old_as_their_files_were(tmp_path: Path) -> None:
+    log = EventLog(tmp_path)
+    old = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    for number in range(3):
+        segment = log.append("shown", table(range(2 * number, 2 * number + 2)))
+        os.utime(segment.path, (old.timestamp() + number, old.timestamp() + number))
+    (folder,) = log.folders("shown")
+    (made,), _ = compact(folder, CompactSettings())
+    assert old + timedelta(seconds=2) == newest_time(made)
+    # Superseded a moment ago all the same.
+    assert Swept(0, 3) == sweep(folder, grace_s=600.0)
+    erase(log, "user_id", "u3")
+    assert [old + timedelta(seconds=2)] == [newest_time(it.segment) for it in contents_of(folder).coverage.pieces]
+    assert {0: 6} == retain(folder, timedelta(days=1), now=old + timedelta(days=2))
+
+
 def test_a_record_of_the_future_does_not_hold_its_segment_for_ever(tmp_path: Path) -> None:
     folder = fill(tmp_path, [1])
     collector = PartitionCollector(folder, 0, SHOWN.arrow, RollSettings())
@@ -132,82 +138,6 @@ def test_a_record_of_the_future_does_not_hold_its_segment_for_ever(tmp_path: Pat
     collector.roll()
     collector.close()
     assert {0: 2} == retain(folder, timedelta(days=1), now=datetime.now(UTC) + timedelta(days=2))
-
-
-def test_one_users_rows_and_their_clicks_are_gone_and_nobody_elses(tmp_path: Path) -> None:
-    folders = [fill(tmp_path, [10, 10]), fill(tmp_path, [20], "clicked", clicked)]
-    log = EventLog(tmp_path)
-    mine = [f"e{number}" for number in range(20) if number % 7 == 3]
-    compact(folders[0], CompactSettings())
-    found = erase(log, "user_id", "u3")
-    assert ({"shown": len(mine), "clicked": len(mine)}, 0) == (found.rows, found.kept)
-    for topic, folder in zip(("shown", "clicked"), folders, strict=True):
-        assert [f"e{number}" for number in range(20) if number % 7 != 3] == rows_of(log, topic)
-        assert {f"{topic}/0": 20} == log.ends(topic)
-        # Not in a single byte that is left.
-        assert 1 == len(files_of(folder))
-        assert len(mine) == folder.manifest().erased[0]["rows"]
-    assert {"shown": 0, "clicked": 0} == erase(log, "user_id", "u3").rows
-
-
-def test_what_could_not_be_read_loses_its_bytes_where_they_hold_the_user(tmp_path: Path) -> None:
-    fill(tmp_path, [3], values=lambda number: b'{"user_id": "u%d", broken' % number)
-    log = EventLog(tmp_path)
-    assert {"shown": 1} == erase(log, "user_id", "u1").blanked
-    rows = rows_of(log, "shown", "_error, _raw", errors=True)
-    assert ("not_json: erased", None) == rows[1]
-    assert b'{"user_id": "u2", broken' == rows[2][1]
-
-
-def test_an_erasure_waits_for_readers_and_tells_of_those_that_stay(tmp_path: Path) -> None:
-    folder = fill(tmp_path, [10])
-    log = EventLog(tmp_path)
-    waits: list[float] = []
-    with log.snapshot("shown"):
-        assert 1 == erase(log, "user_id", "u3", wait_s=0.5, sleep=waits.append).kept
-        assert 2 == len(files_of(folder))
-    assert 5 == len(waits)
-    assert 0 == erase(log, "user_id", "u3").kept
-    assert 1 == len(files_of(folder))
-
-
-def test_an_erasure_that_was_cut_short_is_finished_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill(tmp_path, [10, 10])
-    fill(tmp_path, [20], "clicked", clicked)
-    log = EventLog(tmp_path)
-    left = 2
-
-    def rename(self: Path, target: Path, original: Callable[..., Any] = Path.rename) -> Path:
-        nonlocal left
-        if target.suffix == ".parquet":
-            left -= 1
-            if left < 0:
-                raise KeyboardInterrupt
-        renamed: Path = original(self, target)
-        return renamed
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "rename", rename)
-        with pytest.raises(KeyboardInterrupt):
-            erase(log, "user_id", "u3")
-    erase(log, "user_id", "u3")
-    for topic in ("shown", "clicked"):
-        assert [f"e{number}" for number in range(20) if number % 7 != 3] == rows_of(log, topic)
-
-
-def test_erasing_by_a_column_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    fill(tmp_path, [3])
-    with pytest.raises(
-        StreamError, match=r"no impressions have a column 'uid'\nhint: columns: event_id, made, .*user_id"
-    ):
-        erase(EventLog(tmp_path), "uid", "u3")
-
-
-def test_a_file_that_cannot_be_read_is_not_taken_for_one_without_the_user(tmp_path: Path) -> None:
-    folder = fill(tmp_path, [3, 3])
-    os.truncate(contents_of(folder).coverage.pieces[0].segment.path, 40)
-    with pytest.raises(StreamError, match="whether it has rows to erase, nobody knows"):
-        erase(EventLog(tmp_path), "user_id", "u1")
 
 
 def test_upkeep_is_one_at_a_time(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Ends processes that collect or compact at each of their steps, and tells what the next one makes of it.
 
-    python killed_collectors.py FOLDER collect|compact|erase [STEP NTH]
+    python killed_collectors.py FOLDER collect|compact|erase|retain [STEP NTH]
 
 For each step there is a child that ends (os._exit) right before or after it, and one that goes on. A line of JSON each.
 """
@@ -13,6 +13,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +25,9 @@ from memory_topics import SETTINGS, MemoryCluster, MemoryReader
 from connectors.kafka_collector import Collector, CollectSettings
 from connectors.parquet_log import EventLog
 from connectors.parquet_log_collecting import RollSettings
+from connectors.parquet_log_compaction import CompactSettings, compact
 from connectors.parquet_log_erasure import erase
-from connectors.parquet_log_upkeep import CompactSettings, compact, sweep
+from connectors.parquet_log_upkeep import retain, sweep
 from streamfm import files
 
 KILLED = 99
@@ -81,6 +83,14 @@ def compact_all(log: Path) -> None:
 
 def erase_one(log: Path) -> None:
     erase(EventLog(log), "user_id", "u3", wait_s=0.0)
+
+
+def retain_some(log: Path) -> None:
+    """Of records that came at so many milliseconds after 1970, those before the twelfth, by whole segments."""
+    for topic in ("shown", "clicked"):
+        for folder in EventLog(log).folders(topic):
+            retain(folder, timedelta(0), now=datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=12))
+            sweep(folder, grace_s=-1.0)
 
 
 def dying(step: Step) -> None:
@@ -152,7 +162,12 @@ def reading_while(log: Path, work: Callable[[], object]) -> tuple[int, list[list
     return code, seen
 
 
-WORK: dict[str, Callable[[Path], None]] = {"collect": collect, "compact": compact_all, "erase": erase_one}
+WORK: dict[str, Callable[[Path], None]] = {
+    "collect": collect,
+    "compact": compact_all,
+    "erase": erase_one,
+    "retain": retain_some,
+}
 
 
 def main() -> None:

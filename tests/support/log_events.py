@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,12 @@ import duckdb
 import pyarrow as pa
 
 from connectors.parquet_log import EventLog
+from connectors.parquet_log_collecting import PartitionCollector, RollSettings
+from connectors.parquet_log_decoding import RecordDecoder
 from connectors.parquet_log_schema import LogSchema, clicks, impressions
+from connectors.parquet_log_topics import Identity, TopicFolder, open_topic
 from streamfm.features import FeatureSpec
+from streamfm.stream.ports import Event
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -82,3 +86,31 @@ def rows_of(log: EventLog | Path, topic: str, columns: str = "event_id", **optio
             found = connection.sql(sql).to_arrow_table().to_pydict()
     rows = list(zip(*found.values(), strict=True))
     return [row[0] if len(row) == 1 else row for row in rows]
+
+
+def fill(
+    log: Path,
+    sizes: list[int],
+    topic: str = "shown",
+    values: Callable[[int], bytes] = shown,
+    *,
+    every: timedelta = timedelta(seconds=1),
+) -> TopicFolder:
+    """Segments of so many records each; offsets are the numbers, and times one after the other since 1970."""
+    schema = SHOWN if topic == "shown" else CLICKED
+    folder = open_topic(log, Identity("c", topic, "1"), schema)
+    collector = PartitionCollector(folder, 0, schema.arrow, RollSettings())
+    decoder, at = RecordDecoder(schema, topic), collector.position
+    for size in sizes:
+        numbers, every_ms = range(at, at + size), every // timedelta(milliseconds=1)
+        events = [Event(topic, 0, number, number * every_ms, None, values(number)) for number in numbers]
+        at += size
+        collector.add(decoder.decode(events).table, at)
+        collector.roll()
+    collector.close()
+    return folder
+
+
+def files_of(folder: TopicFolder) -> list[str]:
+    """The names of its Parquet files."""
+    return sorted(path.name for path in folder.path.glob("*.parquet"))

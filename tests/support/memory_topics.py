@@ -16,6 +16,9 @@ SETTINGS = KafkaSettings(
     bootstrap_servers="memory:1", input_topics=("shown", "clicked"), output_topic="-", group_id="g"
 )
 
+MARKER = b"the marker of a transaction"
+"""A value that stands for an offset without a record."""
+
 
 @dataclass
 class MemoryTopic:
@@ -88,7 +91,11 @@ class MemoryReader:
             if not begin <= position <= end:
                 raise OutOfRangeError((name, number), position)
             values = cluster.topics[name].partitions[number][position : position + max_records - len(found)]
-            found += [Event(name, number, position + at, position + at, None, value) for at, value in enumerate(values)]
+            found += [
+                Event(name, number, position + at, position + at, None, value)
+                for at, value in enumerate(values)
+                if value is not MARKER
+            ]
             self._positions[name, number] = position + len(values)
         return found
 

@@ -10,7 +10,10 @@ from typing import Any
 
 import duckdb
 import pytest
-from log_events import SPEC, clicked, shown
+from log_events import SHOWN, SPEC, clicked, shown
+
+from connectors.parquet_log import EventLog
+from connectors.parquet_log_collecting import PartitionCollector, RollSettings
 
 Streamfm = Callable[..., Any]
 COLLECT = ("collect", "--log", "log", "--features", "features.toml")
@@ -72,6 +75,19 @@ def test_a_users_rows_are_erased(days: Path, streamfm: Streamfm) -> None:
     done = streamfm("log", "erase", "log", "--column", "user_id", "--value", "u1")
     assert (0, "clicks: 1 rows erased\nimpressions: 3 rows erased\n") == (done.code, done.out)
     assert (17, 4) == (rows(streamfm, "impressions"), rows(streamfm, "clicks"))
+
+
+def test_rows_that_a_collector_has_in_hand_are_told(days: Path, streamfm: Streamfm) -> None:
+    streamfm(*COLLECT, *FILES)
+    (folder,) = EventLog("log").folders("impressions")
+    collector = PartitionCollector(folder, 1, SHOWN.arrow, RollSettings())
+    try:
+        collector.add(SHOWN.arrow.empty_table(), collector.position)
+        done = streamfm("log", "erase", "log", "--column", "user_id", "--value", "u1")
+        assert 0 == done.code
+        assert "1 partitions are being collected: what is in hand comes after this; run it again then" in done.err
+    finally:
+        collector.close()
 
 
 def test_damage_is_shown_and_the_exit_code_tells(days: Path, streamfm: Streamfm) -> None:
