@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Union
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from connectors.parquet_log_schema import LogSchema, arrow_type
 from streamfm.encoder.category import category_texts
@@ -202,12 +203,24 @@ def _array(values: list[Any], item: Input, kind: pa.DataType) -> pa.Array:
     if item.is_temporal and not item.is_list:
         return _instants(values, item, kind)
     array = to_array(values, item)
-    if array.type == kind:
-        return array
-    if kind == pa.string():
+    if kind == pa.string() and array.type != kind:
         # As the encoder has it: 1, 1.0 and "1" are one category.
         return category_texts(array).cast(kind)
-    return array.cast(kind)
+    array = array if array.type == kind else array.cast(kind)
+    _refuse_infinite(array.flatten() if item.is_list else array, item)
+    return array
+
+
+def _refuse_infinite(array: pa.Array, item: Input) -> None:
+    """JSON has no such numbers, but a text or a type that is too small for one makes them; training refuses them.
+
+    Raises:
+        DataError: A number that is infinite, or none.
+    """
+    if pa.types.is_floating(array.type):
+        wrong = array.filter(pc.invert(pc.is_finite(array)))
+        if len(wrong):
+            raise DataError(f"input {item.name!r} ({item.type}) is {wrong[0]}, expected a finite number")
 
 
 def _instants(values: list[Any], item: Input, kind: pa.DataType) -> pa.Array:

@@ -6,8 +6,9 @@
             position = labels.position
 
 An impression is closed when the watermarks of both logs have passed the end of its window: T = min(watermark of the
-impressions, of the clicks) - window, where a watermark is the largest time seen, without events of the future, minus
-the lateness. What closes is labelled once: the position says which rows were.
+impressions, of the clicks) - window, where a watermark is the largest time seen, no later than now, minus the
+lateness; of clicks from a stream that of the partition which has come least far. What closes is labelled once: the
+position says which rows were.
 """
 
 from streamfm.labels.closing import Labels, closed_labels

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from streamfm.data.connection import connected
@@ -15,7 +15,7 @@ from streamfm.errors import DataError
 from streamfm.features import Input
 from streamfm.labels.counting import LabelCounts, count_all, count_before, match_new, match_past
 from streamfm.labels.drawing import add_draw
-from streamfm.labels.heads import SECOND_US, Head, close, look_at
+from streamfm.labels.heads import SECOND_US, Clock, Head, close, look_at
 from streamfm.labels.health import Refusal, judge_counts, judge_heads
 from streamfm.labels.history import draw_history
 from streamfm.labels.joining import Join
@@ -108,7 +108,7 @@ def closed_labels(
         DataError: Rows that cannot be read; a time that is none; columns that bear the name of the label or weight.
         MissingColumnsError: Names the columns that are absent.
     """
-    limit_us = None if now is None else microseconds(now + timedelta(seconds=settings.future_s))
+    clock = Clock.at(now, settings)
     with connected(threads=threads, memory_limit=memory_limit, folder=folder) as (connection, spill):
         add_draw(connection)
         shown = Log(
@@ -118,11 +118,11 @@ def closed_labels(
         clicked = Log(source_of(clicks, "clicks", connection), settings.click_id, settings.click_time, *kind)
         _refuse_collisions(shown.source, settings)
         heads = (
-            look_at(shown, since, limit_us, whole=False),
-            look_at(clicked, since, limit_us, window_us=round(SECOND_US * settings.window_s)),
+            look_at(shown, since, clock, whole=False),
+            look_at(clicked, since, clock, window_us=round(SECOND_US * settings.window_s)),
         )
         source = Source("the labelled rows", connection, "")
-        yield _labels(source, heads, settings, since, limit_us, until, in_order, spill)
+        yield _labels(source, heads, settings, since, clock, until, in_order, spill)
 
 
 def _labels(
@@ -130,12 +130,12 @@ def _labels(
     heads: tuple[Head, Head],
     settings: LabelSettings,
     since: Position | None,
-    limit_us: int | None,
+    clock: Clock,
     until: datetime | None,
     in_order: bool,
     spill: str,
 ) -> Labels:
-    closing = close(*heads, settings, since=since, limit_us=limit_us, until=until)
+    closing = close(*heads, settings, since=since, clock=clock, until=until)
     refusal = judge_heads(*heads, settings)
     before = since or Position(closed_until=EPOCH)
     if closing is None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 
 from streamfm.labels.counting import LabelCounts
-from streamfm.labels.heads import Head
+from streamfm.labels.heads import Head, awaited
 from streamfm.labels.settings import LabelSettings, moment
 
 ENOUGH_ROWS = 1_000
@@ -53,13 +53,10 @@ def judge_heads(impressions: Head, clicks: Head, settings: LabelSettings) -> Ref
 
 
 def _stalled_partition(newest_us: int, clicks: Head, settings: LabelSettings) -> Refusal | None:
-    """Whether a part of the clicks has stalled, which the newest of all does not show.
-
-    A partition that was silent for longer than `lookback_s` is taken for one that nobody writes to any more.
-    """
-    for partition, partition_us in sorted(clicks.live.items()):
+    """Whether a part of the clicks, for which labels wait, has stalled, which the newest of all does not show."""
+    for partition, partition_us in sorted(awaited(clicks, newest_us, settings).items()):
         behind_us = newest_us - partition_us
-        if settings.stalled_s * 1e6 < behind_us <= (settings.stalled_s + settings.lookback_s) * 1e6:
+        if behind_us > settings.stalled_s * 1e6:
             message = (
                 f"{clicks.log.source.name}: the newest of {partition} is of {_shown(partition_us)}, "
                 f"{_length(behind_us)} behind the impressions, expected at most {timedelta(seconds=settings.stalled_s)}"
@@ -77,7 +74,10 @@ def judge_counts(counts: LabelCounts, settings: LabelSettings) -> Refusal | None
     refused only for a gross error, and a long one for any.
     """
     if counts.closed + counts.again == 0:
-        hint = "labels wait until the window after their impression has closed, and for clicks as late as that"
+        hint = (
+            "labels wait until the window after their impression has closed, and for clicks as late as that in every "
+            "partition"
+        )
         return Refusal("nothing_new", f"no impression was closed ({counts.open:,} are open)", hint)
     low, high = settings.ctr_bounds
     now, before = wilson(counts.in_window, counts.closed), wilson(counts.in_window_before, counts.labelled_before)

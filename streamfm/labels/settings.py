@@ -40,7 +40,8 @@ class LabelSettings:
         negative_share: Share of the rows without a click that is kept, by a hash of the id.
         ctr_bounds: The click rate of a round, relative to that of the rows labelled in the `lookback_s` before, that is
             believed; (0, inf) for any.
-        stalled_s: How far the clicks may be behind the impressions before they are held to be stalled.
+        stalled_s: How far the clicks, or one of their partitions, may be behind the impressions before they are held to
+            be stalled. Until then labels wait for them.
         label: Column to add: 1 or 0.
         weight: Column of sample weights to add; none, and none is added.
         score: Column of the impressions that holds the served probability, for `late_positives`; where it is absent

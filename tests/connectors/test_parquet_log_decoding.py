@@ -4,11 +4,14 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from log_events import CLICKED, NOON, SHOWN, clicked, shown
 
 from connectors.parquet_log_decoding import RecordDecoder
+from connectors.parquet_log_schema import LogSchema
+from streamfm.features import Input
 from streamfm.stream.ports import Event
 
 ANY_JSON = st.recursive(
@@ -96,6 +99,25 @@ def test_why_a_record_could_not_be_read_is_told() -> None:
     reasons = [row["_error"].partition(":")[0] for row in found]
     assert ["not_json", "null_value", "missing_id", "missing_time", "wrong_type", "wrong_type", "wrong_type"] == reasons
     assert "'noon'" in found[4]["_error"]
+
+
+@pytest.mark.parametrize("text", ["inf", "-Infinity", "1e999", "nan"])
+def test_a_text_that_says_no_finite_number_is_no_number(text: str) -> None:
+    values = [shown(1, price=text), shown(2, price="2.5"), shown(3, price=None)]
+    first, *others = rows(*values)
+    assert first["_error"].startswith("wrong_type: input 'price' (DOUBLE) is ")
+    assert first["_error"].endswith(", expected a finite number")
+    assert values[0] == first["_raw"]
+    assert [(None, 2.5), (None, None)] == [(row["_error"], row["price"]) for row in others]
+
+
+def test_numbers_that_a_float_or_a_list_of_them_cannot_hold_are_refused() -> None:
+    inputs = (Input(name="small", type="FLOAT"), Input(name="sizes", type="DOUBLE[]"))
+    schema = LogSchema(kind="clicks", id="event_id", time="", columns=(Input(name="event_id", type="VARCHAR"), *inputs))
+    events = [{"small": 1e30}, {"small": 1e300}, {"sizes": [1, None, "inf"]}, {"sizes": [1, None, "2"]}, {"sizes": []}]
+    values = [json.dumps({"event_id": "e"} | event).encode() for event in events]
+    found = RecordDecoder(schema, "shown").decode(records(*values)).table["_error"].to_pylist()
+    assert [None, "wrong_type", "wrong_type", None, None] == [error and error.partition(":")[0] for error in found]
 
 
 def test_times_with_and_without_a_zone_are_instants_in_utc() -> None:

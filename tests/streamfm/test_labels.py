@@ -52,18 +52,15 @@ class PlainJoin:
     closed: int | None = None
     labelled: dict[str, int] = field(default_factory=dict)
     known: dict[str, float] = field(default_factory=dict)
+    read: list[Shown] = field(default_factory=list)
 
     def round(self, shown: list[Shown], clicks: list[Click]) -> list[Key] | None:
         """The rows of the next round; None where there are none, which leaves all as it was."""
         present = [row for row in shown if row.at is not None and row.at <= NOW + FUTURE]
         clicked = [click for click in clicks if click.at is not None and click.at <= NOW + FUTURE]
-        ends = [max((event.at for event in events), default=None) for events in (present, clicked)]
-        if None in ends and self.closed is None:
+        closed = self._closed(present, clicked)
+        if closed is None:
             return None
-        closed = self.closed
-        if None not in ends:
-            closed = min(ends) - self.lateness - WINDOW
-            closed = closed if self.closed is None else max(closed, self.closed)
         firsts: dict[str, Shown] = {}
         for row in sorted(present, key=lambda row: (row.at, row.partition, row.offset, row.x)):
             is_lost = not self.has_offsets and self.closed is not None and row.at < self.closed
@@ -77,16 +74,27 @@ class PlainJoin:
         again = list(self._again(clicked, closed)) if self.late_positives else []
         if not (firsts or again) or (firsts and not within):
             return None
-        rate = self._rate_before(present, clicked, closed)
+        rate = self._rate_before(clicked, closed)
         rows = [(name, int(weight > 0), weight or 1.0) for name, weight in weights.items()]
         for name, new in again:
             old = self.known[name]
             rows.append((name, 1, new - old if old else new + rate / (1 - rate)))
             self.known[name] = new
-        self.closed = closed
+        self.closed, self.read = closed, present
         self.labelled |= {name: row.at for name, row in firsts.items()}
         self.known |= weights
         return rows
+
+    def _closed(self, present: list[Shown], clicked: list[Click]) -> int | None:
+        """Impressions before it are closed: every partition of the clicks has passed their windows, and so has now."""
+        if not (present and clicked):
+            return self.closed
+        parts: dict[str, list[int]] = {}
+        for click in clicked:
+            parts.setdefault(click.partition if self.has_offsets else "", []).append(click.at)
+        end = min(NOW, max(row.at for row in present), *(max(part) for part in parts.values()))
+        closed = end - self.lateness - WINDOW
+        return closed if self.closed is None else max(closed, self.closed)
 
     def _weight(self, name: str, at: int, clicks: list[Click], closed: int, *, late: bool = True) -> float:
         last = at + WINDOW + (LOOKBACK if late and self.late_positives else 0)
@@ -99,8 +107,8 @@ class PlainJoin:
             if new > self.known[name]:
                 yield name, new
 
-    def _rate_before(self, present: list[Shown], clicks: list[Click], closed: int) -> float:
-        rows = [row for row in present if row.id in self.labelled and row.at < (self.closed or 0)]
+    def _rate_before(self, clicks: list[Click], closed: int) -> float:
+        rows = [row for row in self.read if row.id in self.labelled and row.at < (self.closed or 0)]
         within = [n for n, at in self.labelled.items() if self._weight(n, at, clicks, closed, late=False)]
         return min(0.95, len(within) / len(rows)) if rows else 0.0
 
@@ -119,6 +127,8 @@ def table(events: list[Any], *, has_offsets: bool = True) -> pa.Table:
     if has_offsets:
         columns["_partition"] = pa.array([event.partition for event in events], pa.string())
         columns["_offset"] = pa.array([event.offset for event in events], pa.int64())
+        # A stream fills it: a partition that has less than the others may yet have more.
+        columns["_timestamp"] = pa.repeat(pa.scalar(START, pa.timestamp("us", "UTC")), len(events))
     return pa.table(columns)
 
 
@@ -167,7 +177,7 @@ IDS = st.sampled_from("abcdefghij")
 @st.composite
 def logs(draw: st.DrawFn, *, copies_differ: bool = False) -> tuple[list[list[Shown]], list[list[Click]]]:
     """What is appended to both logs in each of one to four rounds: with copies, orphans, ties, NULL, the future."""
-    at_of = {name: draw(st.integers(0, 60)) for name in "abcdefghij"}
+    at_of = {name: draw(st.sampled_from(range(0, 61, 3))) for name in "abcdefghij"}
     rounds = draw(st.integers(1, 4))
     offsets: dict[str, int] = {}
 
@@ -180,16 +190,28 @@ def logs(draw: st.DrawFn, *, copies_differ: bool = False) -> tuple[list[list[Sho
         name = draw(st.none() | IDS)
         at = draw(st.integers(0, 60)) if copies_differ or name is None else at_of[name]
         strange = draw(st.integers(0, 30))
-        return Shown(*appended("i"), name, {0: None, 1: 150}.get(strange, at), draw(st.integers(0, 9)))
+        return Shown(*appended("i"), name, {0: None, 1: 150, 2: 85}.get(strange, at), draw(st.integers(0, 9)))
 
     def click() -> Click:
-        name = draw(st.none() | IDS | st.just("orphan"))
-        near = at_of.get(name or "", 30) + draw(st.integers(-2, 2 * WINDOW))
-        at = draw(st.sampled_from([near, near, near, near, draw(st.integers(0, 70)), 160, None]))
+        shown_ids = sorted({row.id for rows in shown_rounds for row in rows if row.id in at_of})
+        name = draw(st.sampled_from([*shown_ids, *shown_ids, *"abcdefghij", None, "orphan"]))
+        near = at_of.get(name or "", 30) + draw(st.sampled_from(range(-2, 2 * WINDOW)))
+        at = draw(st.sampled_from([near, near, near, near, draw(st.integers(0, 70)), 85, 160, None]))
         return Click(*appended("c"), name, at, draw(st.sampled_from(["click", "click", "install", "like", None])))
 
-    shown_rounds = [[shown() for _ in range(draw(st.integers(0, 6)))] for _ in range(rounds)]
-    return shown_rounds, [[click() for _ in range(draw(st.integers(0, 6)))] for _ in range(rounds)]
+    def beat(topic: str, number: int) -> Any:
+        """An event that belongs to no other, and says how far its partition has come; most rounds close something."""
+        offset = offsets[f"{topic}/{number}"] = offsets.get(f"{topic}/{number}", -1) + 1
+        if topic == "i":
+            return Shown("i/0", offset, f"beat {offset}", draw(st.sampled_from([20, 40, 50, 60, 64])), 0)
+        return Click(f"c/{number}", offset, None, draw(st.sampled_from([20, 40, 50, 60, 64, 68, 72, 76, 84])), "like")
+
+    shown_rounds = [[*(shown() for _ in range(draw(st.sampled_from([3, 5, 6])))), beat("i", 0)] for _ in range(rounds)]
+    click_rounds: list[list[Click]] = []
+    for _ in range(rounds):
+        beats = [beat("c", number) for number in (0, 1) if draw(st.sampled_from([True, True, False]))]
+        click_rounds.append([click() for _ in range(draw(st.sampled_from([4, 6, 8])))] + beats)
+    return shown_rounds, click_rounds
 
 
 def check_counts(counts: LabelCounts) -> None:
@@ -255,7 +277,7 @@ def test_rounds_together_are_one_shot(drawn: tuple[list[list[Shown]], list[list[
     clicks = [
         *itertools.chain(*drawn[1]),
         Click("c/0", 1000, "last", 66, "click"),
-        Click("c/0", 1001, "later", 80, "click"),
+        *(Click(f"c/{partition}", 3000, "later", 80, "click") for partition in (0, 1)),
     ]
     clicks += [Click("c/1", 2000 + at, name, at, "click") for name, at in (("a", 3), ("b", 20))]
     shown: list[Shown] = []
