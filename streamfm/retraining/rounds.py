@@ -163,7 +163,7 @@ class Retrainer:
             memory_limit=settings.memory_limit,
             folder=settings.folder,
         ) as found:
-            yield found
+            yield found.sound(spec)
 
     def _learn(self, labels: Labels, labelled: Callable[..., Any], parent: Served, *, full: bool) -> Learnt:
         if not full:
@@ -191,7 +191,9 @@ class Retrainer:
             )
         if not message:
             return None
-        return RoundReport(outcome="nothing", message=message, parent=parent.version, counts=counts)
+        return RoundReport(
+            outcome="nothing", message=message, parent=parent.version, counts=counts, left_out=labels.left_out
+        )
 
     def _judge(self, learnt: Learnt, labels: Labels, parent: Served, place: Path, *, full: bool) -> Judged:
         training = {
@@ -201,6 +203,7 @@ class Retrainer:
                 "kind": "full" if full else "incremental",
                 "since": parent.position.to_json(),
                 "labels": labels.counts.to_json(),
+                "left_out": [one.to_json() for one in labels.left_out],
                 "rows": dict(learnt.rows),
                 "learning": learnt.reports,
                 "settings": asdict(self._settings) | {"labels": self._settings.labels.to_json()},
@@ -291,6 +294,7 @@ class Retrainer:
             counts=labels.counts.to_json(),
             position=learnt.position,
             rows=learnt.rows,
+            left_out=labels.left_out,
             verdict=verdict,
             seconds=seconds,
         )
