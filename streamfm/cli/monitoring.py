@@ -74,7 +74,7 @@ def monitor(model: str, source: LabelSource, labels: LabelSettings, **given: Any
     Exit codes:
       0  measured
       3  the version that serves is worse than the other; with --rollback the alias has moved
-      4  held: clicks have stalled, so that nothing can be said
+      4  held: clicks have stalled, or many values cannot be read, so that nothing can be said
 
     \b
     Examples:
@@ -99,10 +99,13 @@ def monitor(model: str, source: LabelSource, labels: LabelSettings, **given: Any
         report = measure(rows, served.spec, settings)
         compared = _compared(registry, name, rows, served, settings, gate, given["against"])
     if given["as_json"]:
-        told = {"outcome": "measured", "refusal": None, "labels": closed.counts.to_json()}
+        told: dict[str, Any] = {"outcome": "measured", "refusal": None, "labels": closed.counts.to_json()}
+        told["left_out"] = [one.to_json() for one in closed.left_out]
         print_json(told | report.to_dict() | {"comparison": None if compared is None else compared.to_dict()})
     else:
         _print(report, compared)
+        for left_out in closed.left_out:
+            say(str(left_out))
     return _act(registry, name, compared, given)
 
 
@@ -131,7 +134,7 @@ def _labelled(source: LabelSource, labels: LabelSettings, served: Scorer, given:
             memory_limit=given["memory_limit"],
         ) as closed,
     ):
-        yield closed
+        yield closed.sound(spec)
 
 
 def _held(refusal: Refusal, counts: LabelCounts, *, as_json: bool) -> int:

@@ -114,7 +114,8 @@ def retrain(model: str, source: LabelSource, labels: LabelSettings, **given: Any
     Exit codes:
       0  published, or nothing new to learn from
       3  refused by the gate; the reasons are printed, and in `streamfm models show`
-      4  held: the labels look wrong (clicks stalled, a click rate out of bounds)
+      4  held: the labels look wrong (clicks stalled, a click rate out of bounds,
+         many values that cannot be learnt from)
 
     \b
     Examples:
@@ -157,6 +158,8 @@ def print_report(report: RoundReport) -> None:
     counts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in report.counts.items() if count)
     if counts:
         answer(f"labels: {counts}")
+    for left_out in report.left_out:
+        say(str(left_out))
     answer(f"{report.outcome}: {report.message}")
     if report.hint:
         say(f"hint: {report.hint}")
@@ -174,6 +177,8 @@ def _serve(retrainer: Retrainer, every_s: float, *, as_json: bool) -> int:
         else:
             took = sum(news.seconds.values())
             answer(f"{now} {news.outcome}: {news.message} ({took:.1f} s)")
+            for left_out in news.left_out:
+                say(str(left_out))
             if news.hint:
                 say(f"hint: {news.hint}")
 

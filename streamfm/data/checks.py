@@ -27,7 +27,7 @@ _SHORT_TEXT_BYTES = 40
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Rule:
+class Rule:
     """A condition that no row may fulfil.
 
     Attributes:
@@ -69,11 +69,11 @@ def check_rows(source: Source, spec: FeatureSpec, deriver: Deriver, values: Mapp
     inputs = needed_columns(spec, deriver)
     if source.rows == 0:
         raise DataError(f"{source.name}: no rows", hint="check the file, or the filter it was read with")
-    _check_types(source, spec, deriver, inputs)
-    rules = [*_label_rules(source, spec), *_weight_rules(source, spec), *_value_rules(source, spec, values)]
+    check_types(source, spec, deriver, inputs)
+    rules = rules_of(source, spec, values)
     counted = [(rule.of, f"count_if({rule.broken})") for rule in rules]
     # No rule may look at an SQL feature; that it does not fail is seen by computing it.
-    computed = [(_of(feature), f"max(hash({values[feature.name]}))") for feature in spec.features if feature.sql]
+    computed = [(of_feature(feature), f"max(hash({values[feature.name]}))") for feature in spec.features if feature.sql]
     counts = _aggregates(source, counted + computed)
     for rule, count in zip(rules, counts, strict=False):
         if count:
@@ -81,6 +81,11 @@ def check_rows(source: Source, spec: FeatureSpec, deriver: Deriver, values: Mapp
             raise DataError(f"{place}: {rule.of} {rule.message.format(value)} ({count:,} such rows)", hint=rule.hint)
     if spec.weight and not source.fetch(f"max({source.column(spec.weight)})")[0]:
         raise DataError(f"{source.name}: weight {spec.weight!r} is 0 in every row: no row would count")
+
+
+def rules_of(source: Source, spec: FeatureSpec, values: Mapping[str, str]) -> list[Rule]:
+    """What must hold of labels, weights and the values of features; the SQL of the latter is given."""
+    return [*_label_rules(source, spec), *_weight_rules(source, spec), *_value_rules(source, spec, values)]
 
 
 def _aggregates(source: Source, aggregates: Sequence[tuple[str, str]]) -> tuple[Any, ...]:
@@ -97,7 +102,8 @@ def _aggregates(source: Source, aggregates: Sequence[tuple[str, str]]) -> tuple[
         raise
 
 
-def _of(feature: Feature) -> str:
+def of_feature(feature: Feature) -> str:
+    """A feature, and what it is made of."""
     made = f"sql = {feature.sql!r}" if feature.sql else f"column {feature.input!r}"
     return f"feature {feature.name!r}: {made}"
 
@@ -120,7 +126,12 @@ def _number(value: object) -> str:
     return f"{float(value):g}" if isinstance(value, (bool, int, float)) else str(value)
 
 
-def _check_types(source: Source, spec: FeatureSpec, deriver: Deriver, inputs: tuple[str, ...]) -> None:
+def check_types(source: Source, spec: FeatureSpec, deriver: Deriver, inputs: tuple[str, ...]) -> None:
+    """Refuse columns of types that cannot be used.
+
+    Raises:
+        DataError: Names the column.
+    """
     optional = [name for name in (spec.weight, spec.event_time) if name]
     listed = ", ".join(f"{source.column(name)} AS c{i}" for i, name in enumerate([*inputs, spec.label, *optional]))
     kinds = dict(zip([*inputs, spec.label, *optional], source.schema(source.select(listed)).types, strict=True))
@@ -167,25 +178,25 @@ def _type_of(source: Source, name: str) -> str:
     return kinds[name.casefold()]
 
 
-def _label_rules(source: Source, spec: FeatureSpec) -> Iterator[_Rule]:
+def _label_rules(source: Source, spec: FeatureSpec) -> Iterator[Rule]:
     label, of = source.column(spec.label), f"label {spec.label!r}"
     hint = f"leave these rows out: SELECT * FROM ... WHERE {label} IS NOT NULL"
-    yield _Rule(of=of, broken=f"{label} IS NULL", shown=label, message="is NULL", hint=hint)
+    yield Rule(of=of, broken=f"{label} IS NULL", shown=label, message="is NULL", hint=hint)
     number = f"CAST({label} AS DOUBLE)"
     if spec.task == "binary":
         made = f"SELECT * REPLACE ({label} > 0 AS {label}) FROM ..."
         hint = f'say which are 1: {made}, of ratings perhaps >= 4; or set task = "regression"'
-        yield _Rule(of=of, broken=f"{number} NOT IN (0, 1)", shown=label, message="is {}, expected 0 or 1", hint=hint)
+        yield Rule(of=of, broken=f"{number} NOT IN (0, 1)", shown=label, message="is {}, expected 0 or 1", hint=hint)
     else:
         broken, message = f"NOT isfinite({number})", "is {}, expected a finite number"
-        yield _Rule(of=of, broken=broken, shown=label, message=message)
+        yield Rule(of=of, broken=broken, shown=label, message=message)
 
 
-def _weight_rules(source: Source, spec: FeatureSpec) -> Iterator[_Rule]:
+def _weight_rules(source: Source, spec: FeatureSpec) -> Iterator[Rule]:
     if spec.weight:
         weight = source.column(spec.weight)
         number = f"CAST({weight} AS DOUBLE)"
-        yield _Rule(
+        yield Rule(
             of=f"weight {spec.weight!r}",
             broken=f"{weight} IS NULL OR NOT isfinite({number}) OR {number} < 0",
             shown=weight,
@@ -194,19 +205,19 @@ def _weight_rules(source: Source, spec: FeatureSpec) -> Iterator[_Rule]:
         )
 
 
-def _value_rules(source: Source, spec: FeatureSpec, values: Mapping[str, str]) -> Iterator[_Rule]:
+def _value_rules(source: Source, spec: FeatureSpec, values: Mapping[str, str]) -> Iterator[Rule]:
     kinds = source.describe(source.select(", ".join(f"{sql} AS v{i}" for i, sql in enumerate(values.values()))))
     for feature, kind in zip(spec.features, kinds.values(), strict=True):
         value = values[feature.name]
-        of = _of(feature)
+        of = of_feature(feature)
         if feature.kind == "numeric":
             x = feature.input or "..."
             hint = (
                 f'make it a missing value, by a feature of another name: sql = "CASE WHEN isfinite({x}) THEN {x} END"'
             )
-            yield _Rule(of=of, broken=f"isinf(CAST({value} AS DOUBLE))", shown=value, message="is {}", hint=hint)
+            yield Rule(of=of, broken=f"isinf(CAST({value} AS DOUBLE))", shown=value, message="is {}", hint=hint)
         elif kind.startswith("VARCHAR"):
             length = f"strlen({value})" if kind == "VARCHAR" else f"strlen(array_to_string({value}, ''))"
             message = f"holds {{:,}} bytes of text, more than {MAX_TEXT_BYTES:,}"
             hint = f'is the file damaged? Or shorten it: sql = "left({feature.input or "..."}, 100)"'
-            yield _Rule(of=of, broken=f"{length} > {MAX_TEXT_BYTES}", shown=length, message=message, hint=hint)
+            yield Rule(of=of, broken=f"{length} > {MAX_TEXT_BYTES}", shown=length, message=message, hint=hint)

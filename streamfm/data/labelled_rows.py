@@ -59,15 +59,12 @@ class LabelledRows:
             DataError: See `check_rows`.
         """
         self.source, self.spec = source, spec
-        try:
-            self.deriver = Deriver(spec)
-        except SpecError as error:
-            raise spec.blamed(error) from error.__cause__
+        self.deriver = deriver_of(spec)
         self.inputs = needed_columns(spec, self.deriver)
         source.keep()
         optional = [name for name in (spec.weight, spec.group, spec.event_time) if name]
         source.require([*self.inputs, spec.label, *optional])
-        self.values = {feature.name: self._value_of(feature) for feature in spec.features}
+        self.values = values_of(source, self.deriver)
         check_rows(source, spec, self.deriver, self.values)
 
     def part(self, source: Source) -> LabelledRows:
@@ -84,16 +81,6 @@ class LabelledRows:
         first, last = (f"strftime({least}({time}), '%Y-%m-%dT%H:%M:%S.%fZ')" for least in ("min", "max"))
         found: tuple[str | None, str | None] = self.source.fetch(f"{first}, {last}")
         return found
-
-    def _value_of(self, feature: Feature) -> str:
-        """SQL of the values that the encoder sees, over the source's columns."""
-        if not feature.sql:
-            return self.source.column(feature.input)
-        expression = self.deriver.expressions[feature.name]
-        return expression.render({name: self._typed(name) for name in expression.columns})
-
-    def _typed(self, name: str) -> str:
-        return typed(self.spec.input(name), self.source.column(name))
 
     def batches(self) -> Iterator[LabelledBatch]:
         """All rows, SQL features derived."""
@@ -117,6 +104,31 @@ class LabelledRows:
             groups=_hashed_groups(next(arrays)) if self.spec.group else None,
             times=next(arrays).to_numpy() if self.spec.event_time else None,
         )
+
+
+def deriver_of(spec: FeatureSpec) -> Deriver:
+    """What computes a specification's SQL features.
+
+    Raises:
+        SpecError: One that is not allowed; names the file of the specification, if it has one.
+    """
+    try:
+        return Deriver(spec)
+    except SpecError as error:
+        raise spec.blamed(error) from error.__cause__
+
+
+def values_of(source: Source, deriver: Deriver) -> dict[str, str]:
+    """SQL of the values of each feature that the encoder sees, over the source's columns."""
+    return {feature.name: _value_of(feature, source, deriver) for feature in deriver.spec.features}
+
+
+def _value_of(feature: Feature, source: Source, deriver: Deriver) -> str:
+    if not feature.sql:
+        return source.column(feature.input)
+    expression = deriver.expressions[feature.name]
+    columns = {name: typed(deriver.spec.input(name), source.column(name)) for name in expression.columns}
+    return expression.render(columns)
 
 
 @contextmanager

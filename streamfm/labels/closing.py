@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from streamfm.data.connection import connected
 from streamfm.data.readers import literal
+from streamfm.data.soundness import LeftOut, sound_part
 from streamfm.data.sources import Source, SourceLike
 from streamfm.errors import DataError
-from streamfm.features import Input
+from streamfm.features import FeatureSpec, Input
 from streamfm.labels.counting import LabelCounts, count_all, count_before, match_new, match_past
 from streamfm.labels.drawing import add_draw
 from streamfm.labels.heads import SECOND_US, Clock, Head, close, look_at
-from streamfm.labels.health import Refusal, judge_counts, judge_heads
+from streamfm.labels.health import Refusal, judge_counts, judge_heads, judge_values
 from streamfm.labels.history import draw_history
 from streamfm.labels.joining import Join
 from streamfm.labels.late import find_late
@@ -36,6 +37,7 @@ class Labels:
         position: After training on the rows; where there are none, as before.
         counts: Where every impression and click went.
         refusal: Why there are no rows; None when there are.
+        left_out: Rows that cannot be learnt from, by the rule that they break; told by `sound`.
         since: The position before; None for all.
     """
 
@@ -45,6 +47,22 @@ class Labels:
     since: Position | None
     _join: Join | None
     _source: Source
+    left_out: tuple[LeftOut, ...] = ()
+    _spec: FeatureSpec | None = None
+
+    def sound(self, spec: FeatureSpec) -> Labels:
+        """The same without the rows whose values a model cannot learn from; refused where they are too many.
+
+        Raises:
+            SpecError: An SQL feature that is not allowed.
+            DataError: Columns are absent, or of a type that cannot be used.
+        """
+        if self.refusal is not None:
+            return self
+        source, left_out = sound_part(self._source, spec)
+        refusal = judge_values(self._source.rows, source.rows, left_out)
+        position = self.position if refusal is None else self.since or Position(closed_until=EPOCH)
+        return replace(self, position=position, refusal=refusal, left_out=left_out, _source=source, _spec=spec)
 
     @property
     def source(self) -> Source:
@@ -70,7 +88,8 @@ class Labels:
         if self._join is None or self.since is None:
             return self._source.part("before", "false")
         oldest = None if age_s is None else microseconds(self.since.closed_until) - round(SECOND_US * age_s)
-        return draw_history(self._join, rows, seed=seed, from_us=oldest)
+        drawn = draw_history(self._join, rows, seed=seed, from_us=oldest)
+        return drawn if self._spec is None else sound_part(drawn, self._spec).source
 
 
 @contextmanager

@@ -6,15 +6,20 @@ Missing labels are never negatives: a round that looks wrong makes none, says wh
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 
+from streamfm.data.soundness import LeftOut
 from streamfm.labels.counting import LabelCounts
 from streamfm.labels.heads import Head, awaited
 from streamfm.labels.settings import LabelSettings, moment
 
 ENOUGH_ROWS = 1_000
 """Rows without one click that are held to be wrong where nothing is known of the rate before."""
+
+MOST_UNSOUND = 0.01
+"""Share of the rows that may have values which cannot be learnt from."""
 
 _RARE = "are clicks collected? Where they are so rare, allow for more: stalled_s, --stalled"
 
@@ -26,12 +31,12 @@ class Refusal(NamedTuple):
     """Why there are no labels.
 
     Attributes:
-        reason: "nothing_new", "no_clicks", "stalled" or "ctr_out_of_bounds".
+        reason: "nothing_new", "no_clicks", "stalled", "ctr_out_of_bounds" or "unsound_values".
         message: What was found, what was expected.
         hint: What to do about it.
     """
 
-    reason: Literal["nothing_new", "no_clicks", "stalled", "ctr_out_of_bounds"]
+    reason: Literal["nothing_new", "no_clicks", "stalled", "ctr_out_of_bounds", "unsound_values"]
     message: str
     hint: str
 
@@ -96,6 +101,26 @@ def judge_counts(counts: LabelCounts, settings: LabelSettings) -> Refusal | None
         hint = "is a part of the log missing, or twice there? If the world has changed, --ctr-bounds once"
         return Refusal("ctr_out_of_bounds", message, hint)
     return None
+
+
+def judge_values(rows: int, sound: int, left_out: Sequence[LeftOut]) -> Refusal | None:
+    """Whether few enough rows have values that no model can learn from, to go on without them.
+
+    They are too many where even the lower end of their share's interval is above `MOST_UNSOUND`: one row of ten may be
+    an accident, all ten are not.
+    """
+    unsound = rows - sound
+    if wilson(unsound, rows)[0] <= MOST_UNSOUND:
+        return None
+    message = (
+        f"{unsound:,} of {rows:,} labelled rows cannot be learnt from, expected at most {MOST_UNSOUND:.0%}: "
+        f"{'; '.join(str(one) for one in left_out)}"
+    )
+    hint = (
+        "mend what writes them: the rows wait until enough sound ones have come; or train a model anew that takes such "
+        "values, by a feature of another name with sql = ..."
+    )
+    return Refusal("unsound_values", message, hint)
 
 
 def wilson(hits: int, rows: int) -> tuple[float, float]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from streamfm.data.soundness import LeftOut
 from streamfm.gate import Verdict
 from streamfm.labels import Position
 
@@ -26,6 +27,7 @@ class RoundReport:
         counts: Of the join: impressions, positives, what was late, ...
         position: What the candidate has been trained on; None where there is no candidate.
         rows: Learnt from, replayed, judged on.
+        left_out: Rows with values that cannot be learnt from, by the rule that they break.
         verdict: The gate's, or None.
         seconds: Of each stage.
     """
@@ -38,6 +40,7 @@ class RoundReport:
     counts: Mapping[str, Any] = field(default_factory=dict)
     position: Position | None = None
     rows: Mapping[str, int] = field(default_factory=dict)
+    left_out: Sequence[LeftOut] = ()
     verdict: Verdict | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -52,6 +55,7 @@ class RoundReport:
             "counts": dict(self.counts),
             "position": None if self.position is None else self.position.to_json(),
             "rows": dict(self.rows),
+            "left_out": [one.to_json() for one in self.left_out],
             "verdict": None if self.verdict is None else self.verdict.to_json(),
             "seconds": {name: round(value, 4) for name, value in self.seconds.items()},
         }

@@ -158,7 +158,7 @@ class Retrainer:
             memory_limit=settings.memory_limit,
             folder=settings.folder,
         ) as found:
-            yield found
+            yield found.sound(spec)
 
     def _learn(self, labels: Labels, labelled: Callable[..., Any], parent: Served, *, full: bool) -> Learnt:
         if not full:
@@ -186,7 +186,9 @@ class Retrainer:
             )
         if not message:
             return None
-        return RoundReport(outcome="nothing", message=message, parent=parent.version, counts=counts)
+        return RoundReport(
+            outcome="nothing", message=message, parent=parent.version, counts=counts, left_out=labels.left_out
+        )
 
     def _judge(self, learnt: Learnt, labels: Labels, parent: Served, place: Path, *, full: bool) -> Judged:
         training = {
@@ -196,6 +198,7 @@ class Retrainer:
                 "kind": "full" if full else "incremental",
                 "since": parent.position.to_json(),
                 "labels": labels.counts.to_json(),
+                "left_out": [one.to_json() for one in labels.left_out],
                 "rows": dict(learnt.rows),
                 "learning": learnt.reports,
                 "settings": asdict(self._settings) | {"labels": self._settings.labels.to_json()},
@@ -267,6 +270,7 @@ class Retrainer:
             counts=labels.counts.to_json(),
             position=learnt.position,
             rows=learnt.rows,
+            left_out=labels.left_out,
             verdict=verdict,
             seconds=seconds,
         )

@@ -61,6 +61,37 @@ def test_what_was_judged_on_is_learnt_in_the_next_round_and_nothing_twice(shop: 
     assert learnt + window == closed
 
 
+def priced(events: pa.Table, rows: int) -> pa.Table:
+    """The same events, the first of them at a price that no model can learn from."""
+    price = [float("inf")] * rows + events["price"].to_pylist()[rows:]
+    return events.set_column(events.column_names.index("price"), "price", pa.array(price, pa.float64()))
+
+
+def test_a_row_that_cannot_be_learnt_from_is_left_out_and_told_and_holds_nothing_up(shop: Shop) -> None:
+    events = priced(events_of(1, 900, start_day=8, first=10_000), 1)
+    shop.log(events)
+    report = shop.round()
+    assert report.outcome == "published", report.message
+    assert 1 == sum(left_out.rows for left_out in report.left_out)
+    assert events["event_id"][0].as_py() == report.left_out[0].event_id
+    assert "column 'price' is inf" in str(report.left_out[0])
+    assert shop.facts(2)["round"]["left_out"] == report.to_dict()["left_out"]
+    assert report.rows["learnt"] + report.rows["window"] == report.counts["labelled"] - 1
+
+    # Replay may draw it, and training anew takes everything.
+    shop.log(events_of(1, 900, start_day=9, first=20_000))
+    assert shop.round(LENIENT).left_out == ()
+    assert "published" == shop.round(LENIENT, full=True).outcome
+
+
+def test_where_many_rows_cannot_be_learnt_from_the_round_is_held(shop: Shop) -> None:
+    shop.log(priced(events_of(1, 900, start_day=8, first=10_000), 300))
+    report = shop.round()
+    assert ("held", 1) == (report.outcome, shop.champion())
+    assert "300 of " in report.message
+    assert "column 'price' is inf" in report.message
+
+
 def test_without_news_nothing_happens(shop: Shop) -> None:
     shop.round()
 

@@ -111,6 +111,20 @@ def test_it_tells_versions_periods_and_stability(here: Path, streamfm: Streamfm)
     assert (told["outcome"], told["refusal"]) == ("measured", None)
 
 
+def test_a_row_that_cannot_be_measured_is_left_out_and_told(here: Path, streamfm: Streamfm) -> None:
+    shown = pq.read_table("shown.parquet")
+    apps = ["x" * (1 << 20) + "x", *shown["app_id"].to_pylist()[1:]]
+    pq.write_table(shown.set_column(shown.column_names.index("app_id"), "app_id", pa.array(apps)), "shown.parquet")
+    done = streamfm("monitor", "models/ctr", *TABLES)
+    assert done.code == 0, done.err
+    event_id = shown["event_id"][0].as_py()
+    assert "1 row left out: feature 'app_id': column 'app_id' holds 1,048,577 bytes" in done.err
+    assert f"as in event '{event_id}'" in done.err
+    told = json.loads(streamfm("monitor", "models/ctr", *TABLES, "--json").out)
+    assert [(one["rows"], one["event_id"]) for one in told["left_out"]] == [(1, event_id)]
+    assert [(one["version"], one["rows"]) for one in told["versions"]] == [("1", 999), ("2", 1_000)]
+
+
 def test_a_worse_version_is_named_and_rolled_back_on_request_only(here: Path, streamfm: Streamfm) -> None:
     registry = Registry(here / "models")
     adopt(here / "models", 2, parent=1)
