@@ -49,14 +49,14 @@ class Case(NamedTuple):
         events: Of a run; more than ten seconds' worth.
         how: Fields of `_stream_side.Side`.
         limit: Beside which case; empty for a limit.
-        goal: See `report`.
+        goal: See `report`; None for what is only told.
         ceiling: Beside which other case, too: what the network leaves of the limit.
     """
 
     events: int
     how: dict[str, Any]
     limit: str = ""
-    goal: str = ""
+    goal: str | None = None
     ceiling: str = ""
 
 
@@ -127,7 +127,7 @@ def measure(client: str, cases: dict[str, Case], common: Prepared, options: argp
                 print(f"  round {turn + 1}, {client}, {name}: {details}", flush=True)
     for name, case in cases.items():
         if case.limit:
-            tell(f"stream_{client}_{name}", found[name], found[case.limit], case.goal or None)
+            tell(f"stream_{client}_{name}", found[name], found[case.limit], case.goal)
         if case.ceiling:
             tell(f"stream_{client}_{name}_against_{case.ceiling}", found[name], found[case.ceiling], None)
     if "quix" in cases:

@@ -97,7 +97,7 @@ class JsonLinesSource:
     def lag(self) -> Mapping[Partition, int]:
         """How many lines of a file are left, if they are as long as those before; of a pipe, nobody knows."""
         read = self.input.position - self._begin
-        if not self.input.is_plain or not self._lines or not read:
+        if not self.input.is_plain or not self._lines:
             return {}
         return {self._partition: -(-self.input.unread_bytes() * self._lines // read)}
 

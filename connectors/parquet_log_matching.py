@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 _PATTERN_CHARACTERS = 20_000
-"""Of the names that are searched for at a time; RE2 refuses patterns that compile to more than some 80,000 steps."""
+"""Of the names that are searched for at a time: RE2 refuses patterns that are too large."""
 
 _BOUND = "[^0-9A-Za-z]"
 _SHORT = {'"': '"', "\\": "\\", "/": "/", "\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t"}

@@ -71,7 +71,7 @@ def test_the_loop_leaves_a_log_a_picture_and_no_process(demo: tuple[Path, str]) 
 
 @pytest.mark.faults
 def test_what_learns_beats_what_is_frozen(tmp_path: Path) -> None:
-    # On these 15,000 rows a tenth of the gap is closed, six standard errors; on those of the fixture chance is all.
+    # Of so many rows a tenth of the gap is closed, as the demo prints; on those of the fixture chance is all.
     printed = _streamfm(tmp_path, "demo", "--events", "60000", "--hours", "8")
     (closed,) = re.findall(r"^(-?\d+)% of the gap in log loss .* is closed$", printed, re.MULTILINE)
     assert 3 < int(closed) < 100
