@@ -257,13 +257,25 @@ class ConfluentConsumer:
 
     def close(self, timeout_s: float) -> None:
         """See `Consumer`."""
-        consumer = self._consumer
         # What it calls in the background is of no consequence any more.
         self._is_closing = timeout_s <= 0
         # The library may lose the error of a callback, and raise a SystemError instead.
         with suppress(KafkaException, StreamError, RuntimeError, SystemError):
-            bounded("leaving the group", timeout_s, consumer.close)
+            bounded("leaving the group", timeout_s, self._leave)
         self._is_closing = True
+
+    def _leave(self) -> None:
+        """Close it, when no callback is left that `close` would call.
+
+        There it waits, with Python's lock, for a thread of the library that may have ended, so for ever
+        (https://github.com/confluentinc/librdkafka/issues/4884).
+        """
+        # A static member that ends its subscription would leave the group for good.
+        if not self._settings.static_membership:
+            self._consumer.unsubscribe()
+        while self._consumer.poll(0) is not None:
+            pass
+        self._consumer.close()
 
 
 def _places(positions: Positions) -> list[Any]:

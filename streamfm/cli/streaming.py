@@ -223,7 +223,7 @@ def stream(**given: Any) -> int:
         raise click.UsageError("--to and --until-end both say where to stop: give one of them", context)
     context.with_resource(written_logs(given["log_format"]))
     if given["workers"] > 1 and given["slot"] is None and not given["check"]:
-        return supervise(sys.argv[1:], given["workers"])
+        return supervise(sys.argv[1:], given["workers"], drain_s=given["drain_s"])
 
     if given["parent"] is not None:
         follow(given["parent"])

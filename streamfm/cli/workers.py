@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -12,6 +13,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from streamfm.cli.drain import EXIT_UNDRAINED
+
 logger = logging.getLogger(__name__)
 
 LOOK_S = 0.1
@@ -19,11 +22,13 @@ FIRST_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 30.0
 CALM_S = 300.0
 """After so long a run, the next restart comes as soon as the first."""
+GRACE_S = 5.0
+"""So long after `drain_s`, by which it should have ended itself, a worker is killed: it may hang in a library."""
 # The exit codes of a worker that was told to end before it heeded signals: it has lost nothing.
 _BEFORE_IT_BEGAN = (130, signal.SIGTERM, signal.SIGINT)
 
 
-def supervise(arguments: Sequence[str], count: int) -> int:
+def supervise(arguments: Sequence[str], count: int, *, drain_s: float) -> int:
     """Run a command in `count` processes, with `--slot 0`, `--slot 1`, ... after it; the exit code of all.
 
     A worker that ends with an error ends all: its error would be the others', too. One that is killed is started
@@ -32,9 +37,10 @@ def supervise(arguments: Sequence[str], count: int) -> int:
     Args:
         arguments: Of the command line, without the program.
         count: How many.
+        drain_s: What a worker takes to end, at most.
     """
     command = [sys.executable, "-m", "streamfm.cli", *arguments, "--parent", str(os.getpid())]
-    is_ending = False
+    is_ending, kill_s = False, math.inf
     with Signals() as signals:
         workers = [Worker([*command, "--slot", str(slot)]) for slot in range(count)]
         while any(worker.is_running for worker in workers):
@@ -44,10 +50,15 @@ def supervise(arguments: Sequence[str], count: int) -> int:
             numbers = signals.take()
             if not is_ending and any(worker.code for worker in workers):
                 numbers = numbers or [signal.SIGTERM]
-            is_ending = is_ending or bool(numbers)
+            if numbers and not is_ending:
+                is_ending, kill_s = True, time.monotonic() + drain_s + GRACE_S
             for number in numbers:
                 for worker in workers:
                     worker.signal(number)
+            if time.monotonic() > kill_s:
+                kill_s = math.inf
+                for worker in workers:
+                    worker.kill()
     codes = [worker.code or 0 for worker in workers]
     return max((code for code in codes if not (is_ending and code in _BEFORE_IT_BEGAN)), default=0)
 
@@ -87,7 +98,7 @@ class Worker:
         if code is None:
             return
         if code >= 0 or not may_restart:
-            self.code = abs(code)
+            self.code = EXIT_UNDRAINED if code == -signal.SIGKILL else abs(code)
             return
         if time.monotonic() - self._began_s > CALM_S:
             self._backoff_s = FIRST_BACKOFF_S
@@ -104,6 +115,12 @@ class Worker:
         """Send it a signal, if it runs."""
         if self.code is None and self._restart_s is None:
             self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it at once, if it runs."""
+        if self.code is None and self._restart_s is None:
+            logger.error("worker %d does not end: killed; what was not committed will be read again", self._process.pid)
+            self._process.kill()
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._began_s = time.monotonic()

@@ -9,6 +9,8 @@ import pytest
 
 pytest.importorskip("confluent_kafka", reason="the fast client is not installed")
 
+import confluent_kafka
+
 from connectors.confluent_config import OWNED_NAMES
 from connectors.confluent_consumer import ConfluentConsumer
 from connectors.confluent_events import open_kafka
@@ -27,8 +29,6 @@ def settings(bootstrap_servers: str, **changes: Any) -> KafkaSettings:
 
 
 def produce(bootstrap_servers: str, count: int) -> None:
-    import confluent_kafka
-
     producer = confluent_kafka.Producer({"bootstrap.servers": bootstrap_servers})
     for index in range(count):
         producer.produce("events", b"event %d" % index, b"%d" % index)
@@ -114,8 +114,40 @@ def test_a_consumer_leaves_even_where_the_library_loses_an_error(monkeypatch: py
         def __init__(self, config: object) -> None:
             pass
 
+        def unsubscribe(self) -> None:
+            pass
+
+        def poll(self, timeout: float) -> None:
+            pass
+
         def close(self) -> None:
             raise SystemError("_PyErr_SetObject: exception <class 'str'> is not a BaseException subclass")
 
     monkeypatch.setattr("connectors.confluent_consumer.Consumer", Failing)
     ConfluentConsumer({}, settings("b:1")).close(1.0)
+
+
+def test_a_consumer_lets_go_of_its_partitions_before_it_closes(
+    dev_broker: DevBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In `close` itself, that could wait for ever: https://github.com/confluentinc/librdkafka/issues/4884
+    called: list[str] = []
+
+    class Telling(confluent_kafka.Consumer):
+        def unassign(self) -> None:
+            called.append("unassign")
+            super().unassign()
+
+        def close(self) -> None:
+            called.append("close")
+            super().close()
+
+    monkeypatch.setattr("connectors.confluent_consumer.Consumer", Telling)
+    produce(dev_broker.bootstrap_servers, 1)
+    source, sink = open_kafka(settings(dev_broker.bootstrap_servers))
+    while not source.poll(1, 0.2).records:
+        pass
+    sink.close(5.0)
+    source.close(5.0)
+
+    assert called == ["unassign", "close"]

@@ -59,7 +59,8 @@ def start(folder: Path) -> Iterator[Callable[..., Process]]:
     for one in started:
         if one.process.poll() is None:
             one.process.kill()
-        one.process.communicate()
+        # A worker of one that was killed may still hold its pipes.
+        one.process.communicate(timeout=LIMIT_S)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -25,6 +26,8 @@ with Drain(0.1):
     ctypes.PyDLL(None).sleep(60)  # holds Python's lock
 """
 
+HUNG_BEFORE = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+
 
 def test_a_signal_that_comes_while_a_worker_is_started_again_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[bytes]] = []
@@ -37,7 +40,7 @@ def test_a_signal_that_comes_while_a_worker_is_started_again_reaches_it(monkeypa
             started.append(self)
 
     monkeypatch.setattr(subprocess, "Popen", Popen)
-    assert 0 == workers.supervise([], 1)
+    assert 0 == workers.supervise([], 1, drain_s=30.0)
     assert [-signal.SIGKILL, -signal.SIGTERM] == [process.returncode for process in started]
 
 
@@ -71,3 +74,14 @@ def test_a_library_that_hangs_with_python_s_lock_does_not_keep_a_worker_from_its
     assert 1 == done.returncode
     assert b"draining" in done.stderr
     assert b"Timeout" in done.stderr
+
+
+def test_a_worker_that_hung_before_the_signal_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Popen(subprocess.Popen):
+        def __init__(self, command: Any, **attributes: Any) -> None:
+            super().__init__([sys.executable, "-c", HUNG_BEFORE], **attributes)
+            threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    monkeypatch.setattr(workers, "GRACE_S", 0.5)
+    assert 1 == workers.supervise([], 1, drain_s=0.5)
