@@ -62,17 +62,24 @@ def reserve(file: IO[bytes], size: int) -> None:
 
 
 def write_new(path: Path, data: bytes, *, flush: bool = True) -> None:
-    """Create a file with these bytes; unless `flush` is off, they are on the disk when it returns.
+    """Create a file with these bytes, or none; unless `flush` is off, they are on the disk when it returns.
 
     Raises:
         FileExistsError: The name is taken; the exclusive creation is atomic on network file systems, too.
+        OSError: It cannot be written, for want of room, say; names the file.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        if flush:
-            os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            if flush:
+                os.fsync(file.fileno())
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)
+        raise
 
 
 def replace_file(path: Path, data: bytes) -> None:

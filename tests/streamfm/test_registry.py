@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -646,3 +647,16 @@ def test_everything_on_the_disk_is_text_or_a_bundle(fill: Fill, tmp_path: Path) 
     assert {"sequence", "version", "earlier", "kind", "moved_at", "moved_by"} == set(move)
     assert "Z" not in move["moved_at"]
     assert move["moved_at"].endswith("+00:00")
+
+
+def test_a_lease_without_room_is_refused_by_name_and_leaves_nothing(fill: Fill, tmp_path: Path) -> None:
+    registry = fill(1)
+    leases = tmp_path / "models" / "ctr" / "leases"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(OSError, match=f"'{leases}/1-[0-9a-f]+.json'"):
+            registry.hold("ctr", 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [] == list(leases.iterdir())
