@@ -48,19 +48,69 @@ def test_serving_imports_nothing_that_only_training_needs(module: str, tmp_path:
     assert python(code, module, *TRAINING_ONLY, folder=tmp_path).split() == []
 
 
+# Imports them in turn, and prints who imports a module whose own body is still running: a circle, in which it depends
+# on who comes first whether a name is there. A package may run while its own modules import each other.
+CIRCLES = """
+    import builtins, importlib, sys
+    packages, modules = sys.argv[1].split(), sys.argv[2:]
+    real = builtins.__import__
+
+    def running():
+        frame = sys._getframe(2)
+        while frame:
+            if frame.f_code.co_name == "<module>":
+                yield frame.f_globals["__name__"]
+            frame = frame.f_back
+
+    def watched(name, given=None, local=None, names=(), level=0):
+        importer = (given or {}).get("__name__", "")
+        if name.partition(".")[0] in packages and importer.partition(".")[0] in packages:
+            wanted = {name, *(f"{name}.{one}" for one in names or ())}
+            for module in running():
+                if f"{importer}.".startswith(f"{module}."):
+                    continue
+                if any(f"{one}.".startswith(f"{module}.") for one in wanted):
+                    print(importer, "imports", name, "in the middle of", module)
+        return real(name, given, local, names, level)
+
+    builtins.__import__ = watched
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except BaseException as error:
+            print(module, repr(error))
+"""
+
+
 def test_every_module_can_be_imported_first(tmp_path: Path) -> None:
-    # One interpreter with our modules forgotten before each import: a cycle shows, and torch is loaded once.
-    code = """
-        import importlib, sys
-        for module in sys.argv[1:]:
-            for name in [name for name in sys.modules if name.partition(".")[0] in ("streamfm", "udfs", "connectors")]:
-                del sys.modules[name]
-            try:
-                importlib.import_module(module)
-            except BaseException as error:
-                print(module, repr(error))
-    """
-    assert python(code, *modules(), folder=tmp_path) == ""
+    assert python(CIRCLES, " ".join(PACKAGES), *modules(), folder=tmp_path) == ""
+
+
+@pytest.mark.parametrize(
+    ("files", "first", "said"),
+    [
+        ({"a": "import circle.b", "b": "from circle import a"}, "circle.a", "circle.b imports circle in the middle of"),
+        ({"a": "import circle.b; x = 1", "b": "from circle.a import x"}, "circle.b", "circle.a imports circle.b in"),
+        (
+            {"a.__init__": "import circle.b", "a.c": "", "b": "import circle.a.c"},
+            "circle.b",
+            "circle.a imports circle.b",
+        ),
+        (
+            {"a.__init__": "import circle.a.c", "a.c": "import circle.a.d", "a.d": "import circle.b", "b": ""},
+            "circle.a",
+            "",
+        ),
+        ({"a": "def f():\n    import circle.b", "b": "import circle.a"}, "circle.a", ""),
+    ],
+)
+def test_a_circle_of_imports_is_found(files: dict[str, str], first: str, said: str, tmp_path: Path) -> None:
+    for name, text in {"__init__": "", **files}.items():
+        path = tmp_path / "circle" / (name.replace(".", "/") + ".py")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    found = python(CIRCLES, "circle", first, folder=tmp_path)
+    assert found.startswith(said) if said else found == ""
 
 
 @pytest.mark.parametrize("package", ["udfs", "connectors"])
