@@ -222,6 +222,18 @@ class Snapshot:
             for partition, end in contents.coverage.ends.items()
         }
 
+    def finished(self, topic: str) -> frozenset[str]:
+        """The partitions to which nobody writes any more, since the cluster's topic was deleted and made anew."""
+        latest: dict[str, int] = {}
+        for manifest, *_ in self._contents[topic]:
+            latest[manifest.identity.cluster] = max(manifest.ordinal, latest.get(manifest.identity.cluster, 0))
+        return frozenset(
+            f"{manifest.label}/{partition}"
+            for manifest, coverage, _ in self._contents[topic]
+            if manifest.ordinal < latest[manifest.identity.cluster]
+            for partition in coverage.ends
+        )
+
     def relation(self, topic: str, *, errors: bool = False) -> str:
         """SQL (a SELECT) over a topic's rows, in no order; the same rows however often it is asked.
 

@@ -95,6 +95,11 @@ class Manifest:
     partitions: Mapping[int, PartitionState] = field(default_factory=dict)
     erased: tuple[Mapping[str, Any], ...] = ()
 
+    @property
+    def ordinal(self) -> int:
+        """Of the topics of its name in this log the first, the second, ..."""
+        return int(self.label.removeprefix(self.identity.topic).removeprefix("@") or 1)
+
     def to_bytes(self) -> bytes:
         """As JSON."""
         body = {

@@ -67,7 +67,7 @@ class _LogFeed:
         shown = self._impressions or log.topic_of("impressions", option="--impressions")
         clicked = self._clicks or log.topic_of("clicks", option="--clicks")
         with log.snapshot(shown, clicked, damaged="skip" if self._skip else "refuse") as snapshot:
-            yield Relations(snapshot.relation(shown), snapshot.relation(clicked))
+            yield Relations(snapshot.relation(shown), snapshot.relation(clicked), finished=snapshot.finished(clicked))
 
 
 def label_source(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -128,6 +128,7 @@ def _labelled(source: LabelSource, labels: LabelSettings, served: Scorer, given:
             relations.impressions,
             relations.clicks,
             joined,
+            finished=relations.finished,
             since=None if since is None else Position(closed_until=since),
             now=now,
             inputs=spec.inputs,

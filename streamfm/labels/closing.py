@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -98,6 +98,7 @@ def closed_labels(
     clicks: SourceLike,
     settings: LabelSettings,
     *,
+    finished: Collection[str] = (),
     since: Position | None = None,
     now: datetime | None = None,
     until: datetime | None = None,
@@ -114,6 +115,7 @@ def closed_labels(
             late arrivals are told from rows that were trained on; they are not among the labelled rows' columns.
         clicks: The same.
         settings: What makes a label.
+        finished: Partitions of the clicks ("clicks/0") that nobody writes to any more: labels do not wait for them.
         since: Rows that were trained on; None for none.
         now: The clock; without one no event is of the future.
         until: No row from this instant on, though it be closed.
@@ -138,7 +140,7 @@ def closed_labels(
         _refuse_collisions(shown.source, settings)
         heads = (
             look_at(shown, since, clock, whole=False),
-            look_at(clicked, since, clock, window_us=round(SECOND_US * settings.window_s)),
+            look_at(clicked, since, clock, window_us=round(SECOND_US * settings.window_s), finished=finished),
         )
         source = Source("the labelled rows", connection, "")
         yield _labels(source, heads, settings, since, clock, until, in_order, spill)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -80,7 +80,13 @@ class Head:
 
 
 def look_at(
-    log: Log, position: Position | None, clock: Clock, *, window_us: int | None = None, whole: bool = True
+    log: Log,
+    position: Position | None,
+    clock: Clock,
+    *,
+    window_us: int | None = None,
+    finished: Collection[str] = (),
+    whole: bool = True,
 ) -> Head:
     """How far a log has come.
 
@@ -89,6 +95,7 @@ def look_at(
         position: What was read before.
         clock: What of the log is of the future.
         window_us: Of clicks, the window; None for impressions.
+        finished: Partitions that no stream fills any more.
         whole: Whether rows before the position's time matter where there are no offsets that could tell new ones.
     """
     partitions = _partitions(log) if log.has_offsets else ()
@@ -119,7 +126,7 @@ def look_at(
         new=sum(row[4] for row in found),
         future=sum(row[5] for row in found),
         without_time=sum(row[6] for row in found),
-        live={row[0]: newest[row[0]] for row in found if row[7] and row[0] in newest},
+        live={row[0]: newest[row[0]] for row in found if row[7] and row[0] in newest.keys() - finished},
     )
 
 

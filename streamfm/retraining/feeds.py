@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple, Protocol
 
@@ -10,10 +10,17 @@ from streamfm.data.sources import SourceLike
 
 
 class Relations(NamedTuple):
-    """Two tables, of one state of the log; see `streamfm.labels.closed_labels` for their columns."""
+    """Two tables, of one state of the log, as `streamfm.labels.closed_labels` takes them.
+
+    Attributes:
+        impressions: See there.
+        clicks: See there.
+        finished: See there.
+    """
 
     impressions: SourceLike
     clicks: SourceLike
+    finished: Collection[str] = ()
 
 
 class Feed(Protocol):

@@ -149,8 +149,10 @@ class Retrainer:
         """The closed rows since a position, labelled."""
         settings = self._settings
         with closed_labels(
-            *relations,
+            relations.impressions,
+            relations.clicks,
             fitted(settings.labels, spec),
+            finished=relations.finished,
             since=since,
             until=until,
             now=datetime.fromtimestamp(self._clock(), UTC),

@@ -100,6 +100,15 @@ def test_a_topic_made_anew_has_another_folder_and_other_partitions(log: EventLog
     assert open_topic(log.folder, Identity("local", "shown", "2"), schema).path == again.path
     assert 2 == len(log.folders("shown"))
     assert 35 == len(rows_of(log, "shown"))
+    with log.snapshot("shown") as snapshot:
+        assert {"shown/0", "shown/1"} == snapshot.finished("shown")
+
+
+def test_a_topic_of_another_cluster_finishes_none(log: EventLog) -> None:
+    schema = of_table(table(range(0)), "impressions", id="event_id", time="ts")
+    open_topic(log.folder, Identity("elsewhere", "shown", "2"), schema)
+    with log.snapshot("shown") as snapshot:
+        assert set() == snapshot.finished("shown")
 
 
 def test_a_log_of_impressions_takes_no_clicks_under_their_name(log: EventLog) -> None:

@@ -77,6 +77,15 @@ def test_labels_do_not_wait_for_a_partition_that_nobody_writes_to_any_more() -> 
         assert labels.refusal.reason == "stalled"
 
 
+def test_labels_do_not_wait_for_a_partition_of_a_topic_that_was_made_anew() -> None:
+    shown, clicks = partition("shown/0", SHOWN), log(clicks_of(0, math.inf), clicks_of(1, 90 * MINUTE))
+    settings = LabelSettings(window_s=30 * MINUTE, stalled_s=60 * MINUTE)
+    with closed_labels(shown, clicks, settings) as labels:
+        assert labels.refusal is not None
+    with closed_labels(shown, clicks, settings, finished={"clicked/1"}) as labels:
+        assert closed_until(labels) == 208 * MINUTE + 1
+
+
 def test_labels_do_not_wait_for_files_or_for_a_partition_without_a_click() -> None:
     shown, settings = partition("shown/0", SHOWN), LabelSettings(window_s=30 * MINUTE)
     finished = clicks_of(1, 100 * MINUTE, is_stream=False)

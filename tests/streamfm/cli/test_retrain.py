@@ -18,6 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from connectors.parquet_log import EventLog
+from connectors.parquet_log_schema import of_table
+from connectors.parquet_log_topics import Identity, open_topic
+from streamfm.cli.label_sources import LabelSource
 from streamfm.registry import Registry
 from streamfm.testing import AppStore
 
@@ -164,3 +168,17 @@ def test_a_log_is_learnt_by_offsets_and_what_is_damaged_in_it_is_named(shop: Pat
     assert refused.code == 1
     assert segment.name in refused.err
     assert streamfm("retrain", "models/fresh", "--log", "log", *ROUND[4:], "--skip-damaged").code == 0
+
+
+def test_the_partitions_of_a_click_topic_that_was_made_anew_are_finished(tmp_path: Path) -> None:
+    log = EventLog(tmp_path)
+    events = pa.table({"event_id": ["a"], "ts": pa.array([0], pa.timestamp("us"))})
+    log.append("shown", events)
+    log.append("clicked", events, kind="clicks")
+    source = LabelSource(log=tmp_path, impressions="", clicks="", skip_damaged=False)
+    with source.feed().relations() as relations:
+        assert set() == set(relations.finished)
+    schema = of_table(events, "clicks", id="event_id", time="ts")
+    open_topic(tmp_path, Identity("local", "clicked", "2"), schema)
+    with source.feed().relations() as relations:
+        assert {"clicked/0"} == set(relations.finished)
