@@ -22,7 +22,8 @@ LIMITS = """\
 It keeps everything in memory, on a port of its own choice, and forgets it with the process.
 It keeps at most the latest 5 MB of a partition, and drops what is older though nobody has read it.
 A consumer group that anyone joins or leaves stands still for its session time-out less a second.
-A topic that was not declared comes into being when it is first named, with 4 partitions; none is made on request.
+A topic that was not declared comes into being when a producer first names it, with 4 partitions; none is made on
+request, and streamfm names none that is not there.
 It ignores read_committed, does not fence off an older producer, and stores no offsets of a transaction:
 exactly-once runs, and promises nothing.
 kafka-python reaches it with api_version=(2, 3) only. There is neither TLS nor authentication.\

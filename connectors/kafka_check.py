@@ -99,7 +99,7 @@ def _inspect(inspector: Inspector, looker: Looker, settings: KafkaSettings, foun
         return None
     attempt(f"group {settings.group_id}", lambda: _standing(looker, settings))
     if settings.dead_letter_topic:
-        attempt("size of dead letters", lambda: _sizes(inspector, settings))
+        found.append(("size of dead letters", True, _sizes_told(inspector, settings)))
     try:
         return _first(looker, settings)
     except StreamError:
@@ -137,6 +137,14 @@ def _standing(looker: Looker, settings: KafkaSettings) -> str:
     fresh = len(partitions) - len(known)
     begin = f", {fresh} partitions begin at {settings.start}" if fresh else ""
     return f"stands in {len(known)} partitions, {lag} events behind{begin}"
+
+
+def _sizes_told(inspector: Inspector, settings: KafkaSettings) -> str:
+    """What is told of them: a broker need not answer, nor let everybody ask, and the stream runs all the same."""
+    try:
+        return bounded("asking for max.message.bytes", settings.call_limit_s, lambda: _sizes(inspector, settings))
+    except StreamError as error:
+        return f"not known: {error.message}"
 
 
 def _sizes(inspector: Inspector, settings: KafkaSettings) -> str:

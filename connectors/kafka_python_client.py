@@ -24,6 +24,7 @@ from streamfm.errors import DisturbedError, StreamError
 
 _KNOWN = {"consumer": kafka.KafkaConsumer.DEFAULT_CONFIG, "producer": kafka.KafkaProducer.DEFAULT_CONFIG}
 _NO_TOPIC = 3
+_NO_BROKER = "is a broker running there? That of `streamfm broker` needs --client confluent"
 _Opened = TypeVar("_Opened")
 
 
@@ -155,7 +156,7 @@ def _opened(kind: Callable[..., _Opened], config: dict[str, Any], settings: Kafk
         for client in clients:
             client.close()
         if isinstance(error, KafkaTimeoutError):
-            raise DisturbedError(translated(doing, error).message, hint="is a broker running there?") from None
+            raise DisturbedError(translated(doing, error).message, hint=_NO_BROKER) from None
         if isinstance(error, KafkaError):
             raise translated(doing, error) from None
         raise StreamError(f"{doing}: {error}") from error

@@ -29,7 +29,7 @@ def _topics(context: click.Context, parameter: click.Parameter, text: str) -> di
 @click.command(cls=Command, short_help="Run a small Kafka broker for development.")
 @option(
     "--topics",
-    default="events,scores,events.dead-letters",
+    default="events,scores,events.dead-letters,clicks",
     show_default=True,
     callback=_topics,
     metavar="TOPIC:PARTITIONS,...",

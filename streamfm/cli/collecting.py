@@ -181,6 +181,8 @@ def summary(collected: Collected) -> list[str]:
         if errors:
             line += f", {sum(errors.values()):,} of them unreadable ("
             line += ", ".join(f"{reason} {count:,}" for reason, count in errors.items()) + ")"
+        if "missing_time" in errors:
+            line += "; scores have the time of their events with streamfm stream --keep-inputs"
         if collected.lost[topic]:
             line += f"; {collected.lost[topic]:,} offsets were deleted before"
         lines.append(line)

@@ -111,7 +111,7 @@ def demo(folder: Path, events: int, hours: int) -> None:
     _say(f"Done in {time.monotonic() - began:.0f} s. To go on:")
     for line in (
         f"streamfm sql {reference}",
-        f"streamfm evaluate {reference} {folder}/tomorrow.parquet",
+        f"streamfm evaluate {folder}/models/{NAME}/{version} {folder}/tomorrow.parquet",
         f"streamfm models show {reference}",
         f"streamfm monitor {folder}/models/{NAME} --log {folder}/log --impressions scores --window 15m",
         f"streamfm score {reference} {folder}/tomorrow.parquet -o {folder}/scored.parquet",
@@ -261,7 +261,6 @@ def _live(folder: Path, store: AppStore, version: int, first_event: int, hours: 
     from streamfm.cli.demonstration_report import tell, tell_hour
     from streamfm.cli.demonstration_stream import TOPICS, collect_command, stream_command
     from streamfm.cli.demonstration_world import CLICK_DELAY_S, SimulatedHours
-    from streamfm.features import FeatureSpec
 
     model, frozen, where = f"{folder}/models/{NAME}", f"{folder}/models/{NAME}/{version}", "127.0.0.1:PORT"
     output.print(
@@ -270,10 +269,9 @@ def _live(folder: Path, store: AppStore, version: int, first_event: int, hours: 
         f" {hours} hours. Clicks come {CLICK_DELAY_S / 60:g} minutes after their impressions, in the mean. The first"
         " version, frozen, answers every event, too."
     )
-    keep = [item.name for item in FeatureSpec.load(folder / "features.toml").inputs]
     for command in (
         ["broker", "--topics", ",".join(f"{topic}:{count}" for topic, count in TOPICS.items())],
-        stream_command(model, frozen, keep, where),
+        stream_command(model, frozen, where),
         collect_command(model, folder / "log", where),
         [*retrain_command(model, folder / "log"), "--every", "1m"],
     ):

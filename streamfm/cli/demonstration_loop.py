@@ -176,9 +176,8 @@ def live(
     shutil.rmtree(folder / "log", ignore_errors=True)
     source = LabelSource(log=folder / "log", impressions=SCORES, clicks=CLICKS, skip_damaged=False)
     settings = RetrainSettings(labels=LabelSettings(window_s=WINDOW_S), tuning=TUNING)
-    keep = [item.name for item in scorer.spec.inputs]
     with (
-        LiveStream(folder, model, f"{model}/{frozen}", keep) as stream,
+        LiveStream(folder, model, f"{model}/{frozen}") as stream,
         Retrainer(registry, name, source.feed(), settings, clock=world.clock) as retrainer,
     ):
         lived = []

@@ -53,10 +53,10 @@ class Answer(NamedTuple):
     shadow: float | None
 
 
-def stream_command(model: str, frozen: str, keep: Sequence[str], bootstrap_servers: str) -> list[str]:
+def stream_command(model: str, frozen: str, bootstrap_servers: str) -> list[str]:
     """The command that scores."""
     command = ["stream", f"{model}@champion", "-b", bootstrap_servers, *_CLIENT, "--in", EVENTS, "--out", SCORES]
-    return [*command, "--keep", ",".join(keep), "--shadow", frozen, "--watch-s", "0.2"]
+    return [*command, "--keep-inputs", "--shadow", frozen, "--watch-s", "0.2"]
 
 
 def collect_command(model: str, log: Path, bootstrap_servers: str) -> list[str]:
@@ -75,16 +75,15 @@ class LiveStream:
         log: The event log.
     """
 
-    def __init__(self, folder: Path, model: str, frozen: str, keep: Sequence[str]) -> None:
+    def __init__(self, folder: Path, model: str, frozen: str) -> None:
         """Start nothing yet.
 
         Args:
             folder: The log and the workers' own news go there.
             model: REGISTRY/NAME; its champion answers.
             frozen: The version that answers alongside.
-            keep: Fields of an event that its answer repeats.
         """
-        self._folder, self._model, self._frozen, self._keep = folder, model, frozen, keep
+        self._folder, self._model, self._frozen = folder, model, frozen
         self.log = EventLog(folder / "log")
         self.events = self.answered = self.clicks = 0
         self._poison = itertools.cycle(POISON)
@@ -94,7 +93,7 @@ class LiveStream:
         with ExitStack() as stack:
             broker = stack.enter_context(DevBroker(TOPICS))
             self._where = broker.bootstrap_servers
-            stream = [*stream_command(self._model, self._frozen, self._keep, self._where), "--parent", str(os.getpid())]
+            stream = [*stream_command(self._model, self._frozen, self._where), "--parent", str(os.getpid())]
             collect = collect_command(self._model, self.log.folder, self._where)
             self._workers = {
                 command[0]: stack.enter_context(_worker(command, self._folder / f"{command[0]}.log"))

@@ -93,6 +93,12 @@ OF_FILES = {"follow"}
 @each(KafkaSettings, TIME_LIMITS, heading="Time limits of Kafka")
 @configurable("--event-id", heading=EVENTS, help="The field that names an event. [default: the specification's]")
 @configurable("--keep", callback=names, heading=EVENTS, metavar="FIELD,...", help="Fields that the score repeats.")
+@setting(
+    StreamSettings,
+    "keep_inputs",
+    heading=EVENTS,
+    help="Repeat all inputs of the model: what `streamfm collect` needs of scores that are shown.",
+)
 @setting(StreamSettings, "with_logit", heading=EVENTS, help="Tell the logit, too.")
 @setting(
     StreamSettings,
@@ -208,6 +214,7 @@ def stream(**given: Any) -> int:
       streamfm stream models/ctr@champion -b localhost:9092 --in events --out scores --check
       streamfm stream models/ctr@champion -b localhost:9092 --in events --out scores --guarantee exactly-once \\
         --workers 4 --http :9100 --shadow models/ctr@challenger --keep user_id,app_id
+      streamfm stream models/ctr@champion -b localhost:9092 --in events --out scores --keep-inputs
       streamfm stream models/ctr@champion -b localhost:9092 --in events --out replayed --group replay-1 \\
         --from 2026-01-31T00:00:00Z --until-end
       streamfm stream models/ctr@champion --in events.jsonl --out scores.jsonl

@@ -44,7 +44,11 @@ class Refusal(NamedTuple):
 def judge_heads(impressions: Head, clicks: Head, settings: LabelSettings) -> Refusal | None:
     """Whether the logs have come far enough."""
     if impressions.newest_us is None:
-        return Refusal("nothing_new", f"{impressions.log.source.name}: no new impression", "is anything served?")
+        return Refusal(
+            "nothing_new",
+            f"{impressions.log.source.name}: no new impression",
+            "is anything served, and can the log read it? streamfm log show tells",
+        )
     if clicks.newest_us is None:
         return Refusal("no_clicks", f"{clicks.log.source.name}: not one click", "are clicks collected?")
     behind_us = impressions.newest_us - clicks.newest_us

@@ -105,6 +105,9 @@ class Answering:
             StreamError: A field to keep has the name of one that the answer has of its own, or the event id is an
                 input that can name nothing.
         """
+        if settings.keep_inputs:
+            inputs = (item.name for item in scorer.spec.inputs)
+            settings = replace(settings, keep=(*settings.keep, *inputs), keep_inputs=False)
         kept = [name for name in (settings.event_id, *settings.keep) if name in _OWN]
         if kept:
             raise StreamError(

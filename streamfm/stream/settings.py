@@ -29,6 +29,7 @@ class StreamSettings:
         event_id: The JSON field that names an event; one without it is a dead letter. Empty: none is asked for. None:
             that of the model's specification.
         keep: JSON fields of the event that the answer repeats.
+        keep_inputs: Whether it also repeats all inputs of the model that answers, so that one can learn from it.
         with_logit: Whether the answer tells the logit, too.
         shadow_limit_s: When a second model takes longer than that for a batch, it is left out for `shadow_pause_s`. It
             is also left out of batches while all of them have taken it more than twice as long as the first model.
@@ -51,6 +52,7 @@ class StreamSettings:
     max_event_bytes: int = 1 << 20
     event_id: str | None = None
     keep: tuple[str, ...] = ()
+    keep_inputs: bool = False
     with_logit: bool = False
     shadow_limit_s: float = 0.5
     shadow_pause_s: float = 60.0

@@ -15,6 +15,7 @@ from connectors.confluent_config import OWNED_NAMES
 from connectors.confluent_consumer import ConfluentConsumer
 from connectors.confluent_events import open_kafka
 from connectors.dev_broker import DevBroker
+from connectors.kafka_check import check
 from connectors.kafka_options import OWNED
 from connectors.kafka_settings import KafkaSettings
 from streamfm.errors import DisturbedError, StreamError
@@ -151,3 +152,17 @@ def test_a_consumer_lets_go_of_its_partitions_before_it_closes(
     source.close(5.0)
 
     assert called == ["unassign", "close"]
+
+
+def test_the_broker_for_demonstrations_passes_the_check_though_it_tells_no_sizes(
+    client: str,
+) -> None:
+    options = {"kafka-python": {"api_version": "2.3"}, "confluent": {}}[client]
+    with DevBroker({"events": 2, "scores": 2, "dead": 1}) as broker:
+        produce(broker.bootstrap_servers, 1)
+        checks, record = check(
+            settings(broker.bootstrap_servers, dead_letter_topic="dead", options=options, request_timeout_s=1.0), client
+        )
+    assert all(is_right for _, is_right, _ in checks), checks
+    assert checks[-1][2].startswith("not known: ")
+    assert record is not None

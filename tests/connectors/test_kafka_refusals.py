@@ -84,7 +84,7 @@ def test_a_broker_that_is_not_there_is_a_disturbance_and_leaves_no_thread() -> N
 
     assert ran.stdout.splitlines() == [
         "connecting to 127.0.0.1:1: KafkaTimeoutError: Unable to bootstrap from ['127.0.0.1:1']",
-        "hint: is a broker running there?",
+        "hint: is a broker running there? That of `streamfm broker` needs --client confluent",
         "1",
     ]
 

@@ -414,6 +414,15 @@ def test_only_poison_has_no_answers(scorer: Scorer) -> None:
     assert (answered.answers.values, reasons(answered)) == ([], [(0, "not_json"), (1, "not_scored")])
 
 
+def test_an_answer_may_repeat_all_that_the_model_was_told(scorer: Scorer) -> None:
+    event = {"id": 7, "user": "ann", "page": "p", "more": [1], "day": "2024-02-29"}
+    answered = answer(scorer, [event], event_id="id", keep=("more",), keep_inputs=True)
+    (line,) = outputs(answered)
+    inputs = [item.name for item in scorer.spec.inputs]
+    assert ["id", "more", *inputs] == list(line)[: 2 + len(inputs)]
+    assert {name: event.get(name) for name in ("more", *inputs)} == {name: line[name] for name in ("more", *inputs)}
+
+
 @pytest.mark.parametrize("changes", [{"keep": ("score",)}, {"event_id": "version"}, {"keep": ("a", "shadow_score")}])
 def test_a_field_of_the_answers_own_name_is_refused(scorer: Scorer, changes: dict[str, Any]) -> None:
     with pytest.raises(StreamError, match=r"has a field of that name itself"):

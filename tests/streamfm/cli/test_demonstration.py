@@ -178,7 +178,7 @@ def test_without_matplotlib_there_is_no_picture(tmp_path: Path, monkeypatch: pyt
 
 def test_a_worker_that_ends_is_named_with_its_last_words(tmp_path: Path) -> None:
     model = f"{tmp_path}/models/absent"
-    stream = LiveStream(tmp_path, model, f"{model}/1", ["user_id"])
+    stream = LiveStream(tmp_path, model, f"{model}/1")
     with pytest.raises(StreamError, match="has ended"), stream:
         stream.score([(b"e1", b'{"event_id": "e1"}')] * 4, version=1)
     assert "absent" in (tmp_path / "stream.log").read_text()
