@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -126,6 +127,25 @@ def test_a_consumer_leaves_even_where_the_library_loses_an_error(monkeypatch: py
 
     monkeypatch.setattr("connectors.confluent_consumer.Consumer", Failing)
     ConfluentConsumer({}, settings("b:1")).close(1.0)
+
+
+def test_a_consumer_whose_handle_another_call_has_is_asked_no_longer_than_its_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended = threading.Event()
+
+    class Taken:
+        def __init__(self, config: object) -> None:
+            pass
+
+        def committed(self, partitions: object, timeout: float) -> None:
+            ended.wait(30)
+
+    monkeypatch.setattr("connectors.confluent_consumer.Consumer", Taken)
+    consumer = ConfluentConsumer({}, settings("b:1", request_timeout_s=0.1))
+    with pytest.raises(DisturbedError, match=r"asking for what is committed: not done after 2\.1 s"):
+        consumer.committed([("events", 0)])
+    ended.set()
 
 
 def test_a_consumer_lets_go_of_its_partitions_before_it_closes(
