@@ -280,6 +280,8 @@ def test_a_static_member_that_is_idle_is_not_told_that_its_name_is_anothers(benc
     # The leader may join once more when it first sees the topic's partitions; it would be told then.
     for _ in range(15):
         first.source.poll(1, 0.1)
+    # On a machine that is busy that may be under way yet; without partitions it has nothing to ask about.
+    first.join(2)
     second = bench.worker(static_membership=True)
     second.join(2)
     first.source._clock = lambda: now[0]
