@@ -20,6 +20,7 @@ from streamfm.stream.ports import Event, Partition, Positions, Record
 
 _FENCED = KafkaError(KafkaError.FENCED_INSTANCE_ID)
 _ENDS_S = 0.1
+_ASKING_COMMITTED = "asking for what is committed"
 
 
 class ConfluentConsumer:
@@ -177,14 +178,14 @@ class ConfluentConsumer:
     def committed(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
         """See `Consumer`."""
         # Its own limit does not count while another call has the handle, as a commit that goes on behind a dead broker.
-        doing = "asking for what is committed"
-        return bounded(doing, self._settings.call_limit_s, lambda: self._committed(partitions, self._timeout_s))
+        return bounded(
+            _ASKING_COMMITTED, self._settings.call_limit_s, lambda: self._committed(partitions, self._timeout_s)
+        )
 
     def _committed(self, partitions: Collection[Partition], timeout_s: float) -> Mapping[Partition, int]:
-        doing = "asking for what is committed"
-        with translating(doing, self._reports):
+        with translating(_ASKING_COMMITTED, self._reports):
             found = self._consumer.committed([TopicPartition(*it) for it in partitions], timeout_s)
-        return {partition: offset for partition, offset in _offsets(doing, found).items() if offset >= 0}
+        return {partition: offset for partition, offset in _offsets(_ASKING_COMMITTED, found).items() if offset >= 0}
 
     def commit(self, positions: Positions) -> None:
         """See `Consumer`."""

@@ -186,7 +186,10 @@ def live(
             lived.append(one)
         dead_letters = stream.dead_letters()
     labels = replace(settings.labels, impression_id=scorer.spec.event_id, label=scorer.spec.label)
-    with source.feed().relations() as both, closed_labels(*both[:2], labels, finished=both.finished) as closed:
+    with (
+        source.feed().relations() as both,
+        closed_labels(both.impressions, both.clicks, labels, finished=both.finished) as closed,
+    ):
         counts = closed.counts
     books = Books(
         events=stream.events,

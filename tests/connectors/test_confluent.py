@@ -151,7 +151,7 @@ def test_a_consumer_whose_handle_another_call_has_is_asked_no_longer_than_its_li
 def test_a_consumer_lets_go_of_its_partitions_before_it_closes(
     dev_broker: DevBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # In `close` itself, that could wait for ever: https://github.com/confluentinc/librdkafka/issues/4884
+    # In `close` itself, that could wait for ever.
     called: list[str] = []
 
     class Telling(confluent_kafka.Consumer):
